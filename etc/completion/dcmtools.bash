@@ -1,0 +1,11 @@
+_dcmtools_completion() {
+    local IFS=$'
+'
+    COMPREPLY=( $( env COMP_WORDS="${COMP_WORDS[*]}" \
+                   COMP_CWORD=$COMP_CWORD \
+                   _DCMTOOLS_COMPLETE=complete_bash $1 ) )
+    return 0
+}
+
+complete -o default -F _dcmtools_completion dcmtools
+

@@ -1,0 +1,1 @@
+complete --command dcmtools --no-files --arguments "(env _DCMTOOLS_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) dcmtools)" --condition "env _DCMTOOLS_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) dcmtools"
