@@ -1,0 +1,1 @@
+"""Words: one file a subcommand, and one frame that all of them stand in."""

@@ -1,0 +1,1 @@
+"""Things at rest: one file format a module."""

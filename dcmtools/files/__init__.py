@@ -1,0 +1,1 @@
+"""Things done to files: import and sort."""

@@ -1,0 +1,1 @@
+"""Things made from pixels: NIfTI volumes, previews, phantoms."""

@@ -1,0 +1,84 @@
+"""A record is one JSON object a line; this is its one codec (DESIGN §3).
+
+Records are plain dicts and not Structs, because keys and types that a command does not know must pass through it
+unharmed.
+"""
+
+import base64
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+Record = dict[str, Any]
+Level = Literal["patient", "study", "series", "instance"]
+
+LEVELS: tuple[Level, ...] = ("patient", "study", "series", "instance")
+# The unique key of each level (PS3.4 C.6.1.1, C.6.2.1).
+UNIQUE_KEY: dict[str, str] = {
+    "patient": "PatientID",
+    "study": "StudyInstanceUID",
+    "series": "SeriesInstanceUID",
+    "instance": "SOPInstanceUID",
+}
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def encode(record: Record) -> bytes:
+    """One line of UTF-8 JSON, ended by a newline; control characters are escaped."""
+    return _encoder.encode(record) + b"\n"
+
+
+def decode(line: bytes | str) -> Record:
+    """The record on a line; ValueError when the line is not one JSON object."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise ValueError(str(problem)) from None
+
+
+def type_of(record: Record) -> str:
+    """The record's type; a line without one is an instance."""
+    value = record.get("type", "instance")
+    return "instance" if value == "image" else str(value)
+
+
+def event(name: str, **keys: Any) -> Record:
+    """An event record."""
+    return {"type": "event", "event": name, **keys}
+
+
+def is_event(record: Record, name: str) -> bool:
+    """Whether the record is the event of this name."""
+    return record.get("type") == "event" and record.get("event") == name
+
+
+def path_keys(path: str | os.PathLike[str]) -> Record:
+    """The `path` of a record, and `path_b64` beside it when the name is not UTF-8."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raw = os.fsencode(text)
+        return {"path": raw.decode("utf-8", "backslashreplace"), "path_b64": base64.b64encode(raw).decode()}
+    return {"path": text}
+
+
+def path_of(record: Record) -> Path | None:
+    """The path that a record names, or None."""
+    coded = record.get("path_b64")
+    if isinstance(coded, str):
+        try:
+            return Path(os.fsdecode(base64.b64decode(coded, validate=True)))
+        except ValueError:
+            return None
+    path = record.get("path")
+    return Path(path) if isinstance(path, str) and path else None
+
+
+def pick(record: Record, *keys: str) -> Record:
+    """The part of a record under these keys, where it has them."""
+    return {key: record[key] for key in keys if key in record}
