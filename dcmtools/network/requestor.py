@@ -1,0 +1,78 @@
+"""Opening an association to a node: name, connection, TLS, negotiation, each with its own words when it fails."""
+
+import socket
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from dcmtools import __version__
+from dcmtools.model.errors import Unavailable
+from dcmtools.model.node import Local, Node
+from dcmtools.model.uids import IMPLEMENTATION_CLASS_UID
+from dcmtools.network import pdu
+from dcmtools.network.association import Association, Timeouts, establish, proposals
+from dcmtools.network.upper_layer import MAX_PDU, Connection
+
+IMPLEMENTATION_VERSION = f"DCMTOOLS_{__version__.replace('.', '')}"[:16]
+_NO_ROLES: Mapping[str, tuple[bool, bool]] = MappingProxyType({})
+
+
+def request(
+    node: Node,
+    local: Local,
+    wanted: Sequence[tuple[str, Sequence[str]]],
+    *,
+    roles: Mapping[str, tuple[bool, bool]] = _NO_ROLES,
+) -> Association:
+    """An open association to a node with the contexts wanted, of which it may have accepted any part.
+
+    Raises Unavailable (69), Refused (77), TryLater (75) or ProtocolError (76), each naming the node.
+    """
+    connection = connect(node)
+    asked = pdu.Request(
+        called=node.ae_title,
+        calling=node.calling_ae_title or local.ae_title,
+        max_pdu=MAX_PDU,
+        implementation_class=IMPLEMENTATION_CLASS_UID,
+        implementation_version=IMPLEMENTATION_VERSION,
+        roles=roles,
+        contexts=proposals(wanted),
+    )
+    timeouts = Timeouts(
+        acse=node.acse_timeout, dimse=node.dimse_timeout, pdu=node.dimse_timeout, idle=node.dimse_timeout
+    )
+    try:
+        return establish(connection, asked, node.where, timeouts)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def connect(node: Node) -> Connection:
+    """A connection to a node, through TLS where the node says so."""
+    try:
+        sock = socket.create_connection((node.host, node.port), timeout=node.connect_timeout)
+    except socket.gaierror as problem:
+        raise Unavailable(
+            f"cannot find the host of {node.where}: {problem.strerror}",
+            "check its name or the DNS",
+            node=node.name,
+            cause="unknown-host",
+        ) from None
+    except TimeoutError:
+        raise Unavailable(
+            f"no answer from {node.where} within {node.connect_timeout:g} s",
+            "check address and port; a firewall that drops packets looks like this",
+            node=node.name,
+            cause="connect-timeout",
+        ) from None
+    except OSError as problem:
+        raise Unavailable(
+            f"cannot reach {node.where}: {problem.strerror or problem}",
+            "check that it runs and that host and port are right",
+            node=node.name,
+        ) from None
+    if not node.tls:
+        return Connection(sock)
+    from dcmtools.network.tls import wrap_client
+
+    return Connection(wrap_client(sock, node))

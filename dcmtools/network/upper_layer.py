@@ -1,0 +1,166 @@
+"""One connection of the upper layer: whole PDUs in, whole messages out (PS3.8 9).
+
+Two things make it fast against any peer. Nagle's algorithm is off and a message leaves in one write; and
+TCP_QUICKACK is armed again before every receive, because the kernel forgets it, so that a peer that waits for our
+acknowledgement (Nagle on its side, 40 ms a message) does not wait. Buffers are allocated once and used again;
+nothing is copied that need not be.
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+
+from dcmtools.model.errors import ProtocolError
+from dcmtools.network import pdu
+
+MAX_ASSOCIATE = 1 << 20
+MAX_PDU = 131072
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_KINDS = frozenset(range(pdu.ASSOCIATE_RQ, pdu.ABORT + 1))
+_IOV = 512
+# Some peers count the headers into the length that they were told; that much more is let pass.
+_SLACK = 1024
+_TLS_ALERT = 0x15
+
+
+class Closed(ProtocolError):
+    """The peer closed the connection, or the network broke."""
+
+    cause = "connection-lost"
+
+
+class TimedOut(ProtocolError):
+    """The peer gave no answer within the time that it is given."""
+
+    cause = "no-answer"
+
+
+class Connection:
+    """A connected socket that speaks in PDUs. Not safe for two threads at once.
+
+    `limit` is the longest P-DATA-TF that we announced; longer ones are an error.
+    """
+
+    def __init__(self, sock: socket.socket, limit: int = MAX_PDU) -> None:
+        self.socket = sock
+        self.limit = limit
+        self._buffer = bytearray(2 * (limit + 4096))
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._plain = not isinstance(sock, ssl.SSLSocket)
+        tcp = sock.family in {socket.AF_INET, socket.AF_INET6}  # and not a socket pair in a test
+        self._quick = _QUICKACK is not None and tcp
+        if tcp:
+            with contextlib.suppress(OSError):  # the peer has gone already: the first read says so
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def read(self, seconds: float, idle: float | None = None) -> tuple[int, memoryview]:
+        """The next PDU: its type and its body, which holds until the next read.
+
+        `seconds` are given to the whole PDU; with `idle` that time is given to its first byte instead.
+        """
+        deadline = time.monotonic() + (seconds if idle is None else idle)
+        self._fill(6, deadline)
+        if idle is not None:
+            deadline = time.monotonic() + seconds
+        kind, length = pdu.HEADER.unpack_from(self._buffer, self._start)
+        self._check(kind, length)
+        self._fill(6 + length, deadline)
+        body = self._view[self._start + 6 : self._start + 6 + length]
+        self._start += 6 + length
+        return kind, body
+
+    def write(self, parts: Sequence[bytes | bytearray | memoryview], seconds: float) -> None:
+        """Sends all the parts as one stretch of bytes."""
+        try:
+            self.socket.settimeout(seconds)
+            self._send(parts)
+        except TimeoutError:
+            raise TimedOut(f"the peer took no data for {seconds:g} s", "see whether it hangs") from None
+        except OSError as problem:
+            raise Closed(f"the connection broke while sending: {_words(problem)}", "try again") from problem
+
+    def wait(self, seconds: float = 0, wake: int | None = None) -> bool:
+        """Whether something of the peer's is there to be read; waits for it, or for the descriptor `wake`, that long."""
+        if self._end > self._start or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
+            return True
+        poll = select.poll()  # select() ends at descriptor 1024
+        for descriptor in (self.socket.fileno(), *(() if wake is None else (wake,))):
+            poll.register(descriptor, select.POLLIN)
+        return any(found == self.socket.fileno() for found, _ in poll.poll(seconds * 1000))
+
+    def close(self) -> None:
+        """Closes the socket, whatever state it is in."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _send(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        if not self._plain:
+            self.socket.sendall(b"".join(parts))
+            return
+        left = [memoryview(part) for part in parts if len(part)]
+        while left:
+            sent = self.socket.sendmsg(left[:_IOV])
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if sent:
+                left[0] = left[0][sent:]
+
+    def _check(self, kind: int, length: int) -> None:
+        if kind not in _KINDS:
+            advice = "it speaks TLS: set tls = yes" if kind == _TLS_ALERT else "see whether this is its DICOM port"
+            raise ProtocolError(f"the peer sent no DICOM PDU (type {kind:02x})", advice)
+        limit = {pdu.P_DATA: self.limit + _SLACK, pdu.ASSOCIATE_RQ: MAX_ASSOCIATE, pdu.ASSOCIATE_AC: MAX_ASSOCIATE}.get(
+            kind, 1024
+        )
+        if length > limit:
+            raise ProtocolError(f"the peer sent a PDU of {length} bytes where {limit} are allowed (type {kind:02x})")
+
+    def _fill(self, wanted: int, deadline: float) -> None:
+        if self._end - self._start >= wanted:
+            return
+        self._make_room(wanted)
+        sock = self.socket
+        while self._end - self._start < wanted:
+            try:
+                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                if self._quick:
+                    sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # type: ignore[arg-type]
+                count = sock.recv_into(self._view[self._end :])
+            except TimeoutError:
+                raise TimedOut(
+                    "the peer gave no answer in time", "see whether it hangs, or raise the timeout"
+                ) from None
+            except OSError as problem:
+                raise Closed(f"the connection broke: {_words(problem)}", "try again") from problem
+            if not count:
+                raise Closed("the peer closed the connection", "see the log of the peer")
+            self._end += count
+
+    def _make_room(self, wanted: int) -> None:
+        """Moves what is left to the front of the buffer, which grows only for an association PDU."""
+        left = self._end - self._start
+        if (self._start and self._start + wanted > len(self._buffer)) or left == 0:
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+        if wanted > len(self._buffer):
+            grown = bytearray(wanted + 4096)
+            grown[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+            self._buffer, self._view = grown, memoryview(grown)
+
+
+def reset(sock: socket.socket) -> None:
+    """Closes a socket so that the peer notices at once (RST instead of FIN)."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def _words(problem: OSError) -> str:
+    return problem.strerror or str(problem)
