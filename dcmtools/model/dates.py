@@ -5,9 +5,9 @@ Days are calendar days in a zone, never "now minus 24 hours": a night on which c
 
 import re
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from dcmtools.model.errors import UsageError
+from dcmtools.model.errors import ConfigurationError, UsageError
 
 _DAY = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})\Z")
 _BACK = re.compile(r"-(\d{1,5})([dwmy])\Z")
@@ -16,7 +16,10 @@ _LAST = re.compile(r"last-(\d{1,5})-days\Z")
 
 def today(zone: str | None = None) -> date:
     """The current calendar day in a zone (default: the system's)."""
-    return datetime.now(ZoneInfo(zone) if zone else None).astimezone(ZoneInfo(zone) if zone else None).date()
+    try:
+        return datetime.now(ZoneInfo(zone) if zone else None).date()
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise ConfigurationError(f"'{zone}' is not a time zone", "write for example Europe/Brussels") from None
 
 
 def date_range(text: str, now: date) -> str:
@@ -35,7 +38,7 @@ def date_range(text: str, now: date) -> str:
         if not (match[1] or match[2]):
             raise UsageError(f"'{text}' is not a date range", "write for example 20240101-20240131")
         return _checked(_day(match[1], now) if match[1] else None, _day(match[2], now) if match[2] else None, text)
-    return f"{_day(text, now):%Y%m%d}"
+    return _digits(_day(text, now))
 
 
 def _checked(first: date | None, last: date | None, text: str) -> str:
@@ -47,7 +50,11 @@ def _checked(first: date | None, last: date | None, text: str) -> str:
 
 
 def _span(first: date | None, last: date | None) -> str:
-    return f"{first:%Y%m%d}-{last:%Y%m%d}" if first and last else f"{first:%Y%m%d}-" if first else f"-{last:%Y%m%d}"
+    return f"{_digits(first)}-{_digits(last)}"
+
+
+def _digits(day: date | None) -> str:
+    return day.isoformat().replace("-", "") if day else ""  # strftime does not pad years below 1000
 
 
 def _day(text: str, now: date) -> date:

@@ -23,6 +23,8 @@ import errno
 import os
 from typing import Any
 
+from dcmtools.model.record import path_keys
+
 
 class DcmtoolsError(Exception):
     """A failure with its words for people and its exit code."""
@@ -148,8 +150,8 @@ RETRYABLE = frozenset({69, 74, 75, 76})
 
 def from_os(problem: OSError, doing: str, path: str | os.PathLike[str] = "") -> DcmtoolsError:
     """The error of this tree that tells of an OSError met while `doing` something with `path`."""
-    text = f"{doing} {os.fspath(path)}: {problem.strerror or problem}" if path else f"{doing}: {problem.strerror}"
-    where = {"path": os.fspath(path)} if path else {}
+    where = path_keys(path) if path else {}
+    text = f"{doing} {where.get('path', '')}".rstrip() + f": {problem.strerror or problem}"
     match problem.errno:
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return DiskFull(text, "free some space and run the same command again: it resumes", **where)

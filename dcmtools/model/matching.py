@@ -83,8 +83,12 @@ def _text(wanted: str) -> Test:
 
 
 def _pattern(folded: str) -> re.Pattern[str]:
-    parts = (".*" if char == "*" else "." if char == "?" else re.escape(char) for char in re.sub(r"\*+", "*", folded))
-    return re.compile("".join(parts) + r"\Z", re.DOTALL)
+    """The expression for a text with wildcards. Atomic groups never look back, so that no text takes long to refuse."""
+    first, *rest = ("".join("." if char == "?" else re.escape(char) for char in part) for part in folded.split("*"))
+    if not rest:
+        return re.compile(first + r"\Z", re.DOTALL)
+    middle = "".join(f"(?>.*?{part})" for part in rest[:-1] if part)
+    return re.compile(f"{first}{middle}.*{rest[-1]}\\Z", re.DOTALL)
 
 
 def _has_wildcard(text: str) -> bool:

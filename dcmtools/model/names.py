@@ -30,7 +30,8 @@ def safe_name(text: str, *, default: str = "_", ascii_only: bool = False, max_by
     name = _ascii(name) if ascii_only else name
     name = " ".join(_FORBIDDEN.sub("_", name).split()).strip(". ")
     if _RESERVED.match(name):
-        name += "_"
+        stem, dot, rest = name.partition(".")
+        name = f"{stem}_{dot}{rest}"
     return _shortened(name, max_bytes) or default
 
 

@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from datetime import time
 from typing import Literal
 
-from dcmtools.model.errors import ConfigurationError
+from dcmtools.model.errors import ConfigurationError, TryLater
 
 DEFAULT_PORT = 11112
 DEFAULT_AE_TITLE = "DCMTOOLS"
 _ADDRESS = re.compile(r"(?P<ae>[^@]+)@(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)\Z")
+_HOST = re.compile(r"(?=.{1,253}\Z)[\w-]+(\.[\w-]+)*\.?\Z")
 
 Retrieve = Literal["auto", "move", "get"]
 
@@ -36,6 +38,7 @@ class Node:
     acse_timeout: float = 30.0
     dimse_timeout: float = 60.0
     max_associations: int = 4
+    allowed_hours: str = ""  # 20:00-06:00, several with commas between
     origin: str = "command line"
     administered: bool = False
 
@@ -67,7 +70,7 @@ def node_from_address(text: str) -> Node:
     if not match:
         raise ConfigurationError(f"'{text}' is not a node", "write it as AET@host:port or AET@[::1]:port", node=text)
     ae_title, port = check_ae_title(match["ae"]), check_port(match["port"])
-    host = match["six"] or match["host"]
+    host = check_host(f"[{match['six']}]" if match["six"] else match["host"])
     shown = f"[{host}]" if ":" in host else host
     return Node(name=f"{ae_title}@{shown}:{port}", ae_title=ae_title, host=host, port=port)
 
@@ -82,6 +85,25 @@ def check_ae_title(text: str) -> str:
     return title
 
 
+def check_host(text: str) -> str:
+    """The host without the brackets that an IPv6 address may have; ConfigurationError when it is none."""
+    bracketed = text.startswith("[") and text.endswith("]")
+    host = text[1:-1] if bracketed else text
+    if not (_is_ipv6(host) if bracketed or ":" in host else _HOST.match(host)):
+        raise ConfigurationError(f"'{text[:60]}' is not a host", "write an address or a name without the port")
+    return host
+
+
+def _is_ipv6(host: str) -> bool:
+    import socket
+
+    try:
+        socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def check_port(text: str | int) -> int:
     """The port as a number from 1 to 65535; ConfigurationError otherwise."""
     if isinstance(text, str) and not (text.isascii() and text.isdigit()):
@@ -89,3 +111,16 @@ def check_port(text: str | int) -> int:
     if not 1 <= (port := int(text)) <= 65535:
         raise ConfigurationError(f"{port} is not a port", "use a number from 1 to 65535")
     return port
+
+
+def check_hours(node: Node, now: time) -> None:
+    """Lets a transfer begin at this time of the day (in our zone); TryLater when the node's `allowed_hours` do not."""
+    if node.allowed_hours and not any(_within(span.strip(), now) for span in node.allowed_hours.split(",")):
+        reason = f"{node.where} is for transfers at {node.allowed_hours} only, and it is {now:%H:%M}"
+        raise TryLater(reason, "run the same command again then", node=node.name, cause="outside-hours")
+
+
+def _within(span: str, now: time) -> bool:
+    """Whether a time is in a span such as 20:00-06:00, which goes on over midnight."""
+    first, last = (time.fromisoformat(end) for end in span.split("-"))
+    return first <= now < last if first < last else now >= first or now < last

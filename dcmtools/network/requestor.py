@@ -2,11 +2,12 @@
 
 import socket
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 
 from dcmtools import __version__
 from dcmtools.model.errors import Unavailable
-from dcmtools.model.node import Local, Node
+from dcmtools.model.node import Local, Node, check_hours
 from dcmtools.model.uids import IMPLEMENTATION_CLASS_UID
 from dcmtools.network import pdu
 from dcmtools.network.association import Association, Timeouts, establish, proposals
@@ -27,6 +28,7 @@ def request(
 
     Raises Unavailable (69), Refused (77), TryLater (75) or ProtocolError (76), each naming the node.
     """
+    check_hours(node, datetime.now().time())  # noqa: DTZ005 - the hours of the day are those of this machine's clock
     connection = connect(node)
     asked = pdu.Request(
         called=node.ae_title,

@@ -3,6 +3,7 @@
 import socket
 import ssl
 
+from dcmtools.disk.trust import check_keys_of
 from dcmtools.model.errors import ConfigurationError, ProtocolError, Refused
 from dcmtools.model.node import Node
 
@@ -42,6 +43,7 @@ def wrap_client(sock: socket.socket, node: Node) -> ssl.SSLSocket:
 
 def client_context(node: Node) -> ssl.SSLContext:
     """The client's side of TLS as the node describes it; ConfigurationError when a file of it cannot be used."""
+    check_keys_of(node)
     try:
         context = ssl.create_default_context(cafile=node.tls_ca)
         if node.tls_cert:
