@@ -200,12 +200,11 @@ class Acceptor:
                 where = f"{request.calling}@{host}"
                 association = Association(connection, contexts, accept, request, where, self.policy.timeouts)
                 self._associations[number] = association
+            self.counts["rejections" if rejection else "associations"] += 1
         if rejection:
-            self.counts["rejections"] += 1
             connection.write([pdu.encode_reject(*rejection[0])], self.policy.timeouts.acse)
             _linger(connection)
             raise rejection[1]
-        self.counts["associations"] += 1
         connection.write([pdu.encode_accept(accept)], self.policy.timeouts.acse)
         return association
 

@@ -43,7 +43,7 @@ def test_ascii_only_names_are_ascii(text: str) -> None:
         ("../../etc/passwd", "_.._etc_passwd"),
         ("Müller^Jörg", "Müller_Jörg"),
         ("con", "con_"),
-        ("LPT1.txt", "LPT1.txt_"),
+        ("LPT1.txt", "LPT1_.txt"),
         ("", "_"),
         ("...", "_"),
         ("A\u202eB", "A_B"),

@@ -1,0 +1,73 @@
+"""The subcommand `import`."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dcmtools.cli.frame import INDEX_NAME, Frame, run
+from dcmtools.cli.options import Common, one_of
+from dcmtools.cli.selection import Paths, beside
+from dcmtools.cli.subcommand import application
+from dcmtools.model.errors import UsageError
+from dcmtools.model.record import Record
+
+if TYPE_CHECKING:
+    from dcmtools.files.import_ import Mode
+
+
+def import_(
+    common: Common,
+    *,
+    inputs: Paths,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the files (default).")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Hard links, copies from another disk.")] = False,
+    move: Annotated[bool, typer.Option("--move", help="Remove the files where they were.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Leave the files where they are, as index.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links below folders.")] = False,
+) -> None:
+    """Bring DICOM files into the archive and its index.
+
+    Each instance gets its place study/series/instance.dcm. What is there already stays; another file with the same UID
+    goes to quarantine. On a terminal the summary is shown, elsewhere the record of each file.
+
+    Example:
+        dcmtools import /media/incoming --move --lock import | dcmtools convert-nifti - --out /data/nifti --quiet
+
+    Exit codes:
+        0   all files are in the archive
+        3   some files are no DICOM, damaged, or in conflict with the archive; the others are in it
+        65  no file could be read
+        66  a path is not there
+        73  the archive cannot be created
+        74  the disk is full, or cannot be written
+        75  another run holds the lock; or the deadline passed; or nobody reads the output any more
+    """
+
+    def work(frame: Frame) -> Iterator[Record]:
+        from dcmtools.disk.archive import Archive
+        from dcmtools.files.import_ import import_paths, index_paths
+
+        flags: dict[Mode, bool] = {"copy": copy, "link": link, "move": move, "reference": reference}
+        mode, skipped = one_of(flags), Counter[str]()
+        if mode != "reference" and frame.index_file != frame.archive / INDEX_NAME:
+            raise UsageError("the archive keeps its own index", "leave --index out, or use --reference")
+        dry_run = frame.common.dry_run
+
+        def take(paths: Iterator[Path]) -> Iterator[Record]:
+            if mode == "reference":
+                return index_paths(
+                    paths, frame.index(), follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped
+                )
+            archive = Archive(frame.archive)
+            return import_paths(paths, archive, mode, follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped)
+
+        yield from beside(frame, inputs, take)
+        frame.tell_skipped(skipped)
+
+    run("import", common, work, listing=False)
+
+
+app = application("import", import_)

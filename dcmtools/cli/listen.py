@@ -1,0 +1,131 @@
+"""The subcommand `listen`."""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dcmtools.cli.frame import Frame, run
+from dcmtools.cli.options import Common, duration
+from dcmtools.cli.subcommand import application
+from dcmtools.model.errors import UsageError
+from dcmtools.model.node import Local, check_ae_title
+from dcmtools.model.record import Record
+
+if TYPE_CHECKING:
+    from dcmtools.disk.archive import Archive
+    from dcmtools.network.listen import Services
+
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?\Z", re.IGNORECASE | re.ASCII)
+
+
+def listen(
+    common: Common,
+    *,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Default: ours of config.ini; 0 chooses one.")
+    ] = None,
+    aet: Annotated[str | None, typer.Option(metavar="AET", help="Our AE title. Default: that of config.ini.")] = None,
+    bind: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Listen on this address only.")] = None,
+    query_retrieve: Annotated[
+        bool, typer.Option("--query-retrieve", help="Answer C-FIND, C-MOVE and C-GET from the index, too.")
+    ] = False,
+    allow_ae: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AET", help="Let in only this calling AE title; several options are possible."),
+    ] = None,
+    called_ae_check: Annotated[
+        bool, typer.Option("--called-ae-check", help="Let in only who calls us by our AE title.")
+    ] = False,
+    max_associations: Annotated[int, typer.Option(min=1, metavar="N", help="So many associations at once.")] = 64,
+    min_free: Annotated[str, typer.Option(metavar="SIZE", help="Leave so much of the disk free, such as 10GB.")] = "0",
+    compression: Annotated[
+        str, typer.Option(metavar="SYNTAX,...", help="Transfer syntaxes by preference, as jpeg-ls,rle.")
+    ] = "",
+    private_classes: Annotated[
+        bool, typer.Option("--private-classes", help="Take objects of private SOP classes, too.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="End after the first association that stored.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after N instances.")] = None,
+    idle_exit: Annotated[
+        str | None, typer.Option(metavar="DUR", help="End when there was no association for so long.")
+    ] = None,
+) -> None:
+    """Receive what nodes send, and answer what they ask.
+
+    Instances go into the archive and its index; a sender hears of success when its instance is safely there. The first
+    record says where we listen; then comes one for each instance. SIGTERM ends it when what arrives is finished.
+
+    Example:
+        dcmtools listen --query-retrieve --min-free 10GB --quiet > /dev/null
+
+    Exit codes:
+        0   ended by SIGTERM, --once, --count or --idle-exit
+        3   ended so, but some instances were refused; the records say which and why
+        73  the archive cannot be created
+        74  the disk is full, or cannot be written
+        75  another listen has the archive, or a program the port; or nobody reads the output any more
+        77  the port needs privileges
+        78  a settings file that cannot be used
+    """
+
+    def work(frame: Frame) -> Iterator[Record]:
+        from dcmtools.disk.archive import Archive
+        from dcmtools.disk.node_keys import KEYS
+        from dcmtools.network.listen import Options, Until, listen
+
+        if frame.common.index:
+            raise UsageError("the archive keeps its own index", "leave --index out")
+        if frame.common.dry_run:
+            raise UsageError("what will come cannot be tried beforehand", "leave --dry-run out")
+        options = Options(
+            peers=frozenset(map(check_ae_title, allow_ae or ())),
+            check_called=called_ae_check,
+            max_associations=max_associations,
+            compression=KEYS["compression"](compression),
+            private_classes=private_classes,
+            min_free=_size(min_free),
+        )
+        archive, ours = Archive(frame.archive), _ours(frame.settings.local, port, aet, bind)
+        services = _query_retrieve(frame, archive, ours) if query_retrieve else {}
+        until = Until(once, count, duration(idle_exit) if idle_exit else None)
+        yield from listen(
+            archive,
+            ours,
+            options=options,
+            services=services,
+            until=until,
+            stop=frame.stop,
+            notice=lambda problem: frame.talk.warning(str(problem)),
+        )
+
+    run("listen", common, work, events=False, drains=True)
+
+
+def _ours(local: Local, port: int | None, aet: str | None, bind: str | None) -> Local:
+    """Our side as the configuration has it, but for what the call says."""
+    return Local(
+        ae_title=local.ae_title if aet is None else check_ae_title(aet),
+        port=local.port if port is None else port,
+        bind=local.bind if bind is None else bind,
+    )
+
+
+def _query_retrieve(frame: Frame, archive: "Archive", ours: Local) -> "Services":
+    from dcmtools.network.query_retrieve import QueryRetrieve
+
+    return QueryRetrieve(archive.index, frame.settings.registry.by_ae_title, ours).handlers
+
+
+def _size(text: str) -> int:
+    """The bytes that 500MB, 10G or 4GiB mean; UsageError when it means nothing."""
+    match = _SIZE.match(text.strip())
+    if not match:
+        raise UsageError(f"'{text[:40]}' is not a size", "write for example 500MB or 10GB")
+    number, prefix, binary = match.groups()
+    power = " kmgt".index(prefix.lower() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+app = application("listen", listen)

@@ -1,0 +1,316 @@
+"""Listening: what other nodes send goes into the archive, and what else they ask is answered (PS3.4 A, B; PS3.7 9).
+
+One listener an archive. It is a command of its own, and a part of `move`, which brings its own receiver.
+"""
+
+import os
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from dcmtools.disk.archive import Archive
+from dcmtools.disk.atomic import make_folders
+from dcmtools.disk.lock import Lock
+from dcmtools.model.errors import DcmtoolsError, Locked, ProtocolError, from_os
+from dcmtools.model.node import Local
+from dcmtools.model.record import Record, event
+from dcmtools.model.uids import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    PATIENT_ROOT_FIND,
+    PATIENT_ROOT_GET,
+    PATIENT_ROOT_MOVE,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+    TRANSFER_SYNTAXES,
+    VERIFICATION,
+    storage_class,
+)
+from dcmtools.network import command as commands
+from dcmtools.network import status
+from dcmtools.network.acceptor import COURTESY, Acceptor, Policy
+from dcmtools.network.association import Association, Message, Timeouts
+from dcmtools.network.receiver import Receiver
+from dcmtools.network.upper_layer import Closed, TimedOut
+
+Handler = Callable[[Association, Message], None]
+Services = Mapping[int, Handler]
+Stop = Callable[[], bool]
+
+LOCK_NAME = ".dcmtools-listen.lock"
+GRACE = 20.0
+_POLL = 0.2
+_STANDARD = "1.2.840.10008."
+_STORED = frozenset({"received", "present"})
+_RESPONSE = 0x8000
+_UNCOMPRESSED = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+# The SOP classes that come with a service (PS3.4 C.6.1.3, C.6.2.3); they are accepted when somebody handles it.
+_CLASSES = {
+    commands.C_FIND_RQ: frozenset({PATIENT_ROOT_FIND, STUDY_ROOT_FIND}),
+    commands.C_MOVE_RQ: frozenset({PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE}),
+    commands.C_GET_RQ: frozenset({PATIENT_ROOT_GET, STUDY_ROOT_GET}),
+}
+_NO_SERVICES: Services = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Whom a listener lets in, what it takes, and how long it waits.
+
+    `peers` are the calling AE titles that may come in, empty for all. `compression` are transfer syntaxes in the order
+    in which we like them. `min_free` are the bytes that stay free on the disk.
+    """
+
+    peers: frozenset[str] = frozenset()
+    check_called: bool = False
+    max_associations: int = 64
+    compression: tuple[str, ...] = ()
+    private_classes: bool = False
+    min_free: int = 0
+    timeouts: Timeouts = field(default_factory=lambda: Timeouts(acse=10, pdu=30, idle=60))
+
+
+class Listener:
+    """A port that is open for other nodes, from `with` to its end.
+
+    Records of what arrives go to `on_record`, what is wrong with a peer to `notice`; neither may block, for both are
+    called by the associations. Locked (75) when another listener has the archive, TryLater (75) when a program holds
+    the port, Refused (77) when we may not have it.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        local: Local,
+        on_record: Callable[[Record], None],
+        *,
+        options: Options | None = None,
+        services: Services = _NO_SERVICES,
+        notice: Callable[[DcmtoolsError], None] = lambda _: None,
+        purpose: str = "listen",
+    ) -> None:
+        self.archive, self.local, self.options, self._purpose = archive, local, options or Options(), purpose
+        self._on_record, self._notice, self._services = on_record, notice, services
+        self._handlers: dict[int, Handler] = {}
+        self._classes = frozenset[str]().union(*(_CLASSES.get(one, frozenset()) for one in services))
+        self._storing: set[str] = set()
+        self._counting = threading.Lock()
+        self._stack = ExitStack()
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._make_archive()
+        with ExitStack() as stack:
+            if self.local.port == 0:  # what the system chooses stands in the lock
+                self._acceptor = self._bound(stack)
+            self._take_archive(stack, self.local.port or self._acceptor.port)
+            if self.local.port:
+                self._acceptor = self._bound(stack)
+            receiver = stack.enter_context(Receiver(self.archive, self._arrived, min_free=self.options.min_free))
+            self._handlers = {commands.C_ECHO_RQ: echo, commands.C_STORE_RQ: receiver.store, **self._services}
+            stack.callback(self.drain)
+            self._acceptor.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def _make_archive(self) -> None:
+        try:
+            make_folders(self.archive.root)
+        except OSError as problem:
+            raise from_os(problem, "making the archive", self.archive.root) from problem
+
+    def _take_archive(self, stack: ExitStack, port: int) -> None:
+        lock = Lock(self.archive.root / LOCK_NAME, self._purpose, ae_title=self.local.ae_title, port=port)
+        try:
+            stack.enter_context(lock)
+        except Locked as problem:
+            holder = problem.where.get("holder", {})
+            what, pid, title, number = (holder.get(key, "?") for key in ("purpose", "pid", "ae_title", "port"))
+            reason = f"{self.archive.root} has a receiver already: {what}, process {pid}, {title} on port {number}"
+            raise Locked(reason, "wait for its end, stop it, or use another archive", **problem.where) from None
+
+    def _bound(self, stack: ExitStack) -> Acceptor:
+        acceptor = Acceptor(self.local.bind, self.local.port, self._policy(), self._serve, self._notice)
+        stack.callback(acceptor.stop_accepting)
+        return acceptor
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def port(self) -> int:
+        """The port, chosen by the system where ours is 0."""
+        return self._acceptor.port
+
+    @property
+    def active(self) -> int:
+        """How many associations are open now."""
+        return self._acceptor.active
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many `connections`, `associations`, `rejections` (of associations), `stored` (instances) there were."""
+        return self._acceptor.counts
+
+    @property
+    def quiet(self) -> float:
+        """The seconds since there was an association."""
+        return 0.0 if self.active else time.monotonic() - self._last
+
+    def drain(self, grace: float = GRACE) -> bool:
+        """Closes the port and lets the objects in hand be finished; whether none had to be cut short."""
+        return self._acceptor.drain(grace)
+
+    def listening(self) -> Record:
+        """The event that says where we can be reached."""
+        return event("listening", port=self.port, ae_title=self.local.ae_title, pid=os.getpid())
+
+    # One association
+
+    def _serve(self, association: Association) -> None:
+        """Answers one message after the other, until the peer has enough or we close."""
+        try:
+            while message := self._next(association):
+                association.busy = True
+                self._handlers.get(message.field, _unrecognized)(association, message)
+                association.busy = False
+        finally:
+            self._last = time.monotonic()
+            with self._counting:
+                if association.id in self._storing:
+                    self._storing.discard(association.id)
+                    self.counts["storing associations"] += 1
+
+    def _next(self, association: Association) -> Message | None:
+        """The next message; None when the peer says nothing, or says something more although we close."""
+        draining = self._acceptor.draining
+        timeouts = association.timeouts
+        try:
+            message = association.receive(timeouts.pdu, idle=COURTESY if draining else timeouts.idle)
+        except TimedOut:
+            return None
+        except Closed:
+            if self._acceptor.draining:
+                return None
+            raise
+        return None if draining else message
+
+    def _arrived(self, record: Record) -> None:
+        if record.get("state") in _STORED:
+            with self._counting:
+                self.counts["stored"] += 1
+                self._storing.add(str(record.get("association")))
+        self._on_record(record)
+
+    # What is accepted
+
+    def _policy(self) -> Policy:
+        options = self.options
+        return Policy(
+            ae_title=self.local.ae_title,
+            choose=self._choose,
+            check_called=options.check_called,
+            peers=options.peers,
+            max_associations=options.max_associations,
+            timeouts=options.timeouts,
+        )
+
+    def _choose(self, abstract: str, proposed: tuple[str, ...]) -> str | None:
+        """The transfer syntax for a proposed context; "" when none of them will do, None for what is not offered."""
+        if abstract in self._classes:
+            return _preferred([one for one in proposed if one in _UNCOMPRESSED], ())
+        private = self.options.private_classes and not abstract.startswith(_STANDARD)
+        if abstract == VERIFICATION or storage_class(abstract) or private:
+            return _preferred([one for one in proposed if one in TRANSFER_SYNTAXES], self.options.compression)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """When to stop by itself: after the first association that stored, so many instances, or so many idle seconds."""
+
+    once: bool = False
+    count: int | None = None
+    idle: float | None = None
+
+    def reached(self, listener: Listener) -> bool:
+        """Whether it is time."""
+        return (
+            (self.once and listener.counts["storing associations"] > 0)
+            or (self.count is not None and listener.counts["stored"] >= self.count)
+            or (self.idle is not None and listener.quiet >= self.idle)
+        )
+
+
+_FOR_EVER = Until()
+
+
+def listen(
+    archive: Archive,
+    local: Local,
+    *,
+    options: Options | None = None,
+    services: Services = _NO_SERVICES,
+    until: Until = _FOR_EVER,
+    stop: Stop = lambda: False,
+    notice: Callable[[DcmtoolsError], None] = lambda _: None,
+    grace: float = GRACE,
+) -> Iterator[Record]:
+    """The `listening` event, then a record for each instance that arrives, until told to stop.
+
+    What associations have in hand then is finished within `grace` seconds.
+    """
+    arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
+    with Listener(archive, local, arrived.put, options=options, services=services, notice=notice) as listener:
+        yield listener.listening()
+        while not (stop() or until.reached(listener)):
+            try:
+                yield arrived.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+        listener.drain(grace)
+    while not arrived.empty():
+        yield arrived.get()
+
+
+def echo(association: Association, message: Message) -> None:
+    """Answers a C-ECHO (PS3.7 9.1.5)."""
+    association.send(message.context, {**_response(message, status.SUCCESS), "AffectedSOPClassUID": VERIFICATION})
+
+
+def _unrecognized(association: Association, message: Message) -> None:
+    """Answers a request for a service that is not offered here (PS3.7 C.5.23)."""
+    if message.field & _RESPONSE:
+        raise ProtocolError(f"{association.where} sent a response to nothing", "its DICOM implementation is broken")
+    if message.field != commands.C_CANCEL_RQ:  # which comes late: what it is about has ended
+        association.send(message.context, _response(message, status.UNRECOGNIZED_OPERATION))
+
+
+def _response(message: Message, code: int) -> commands.Command:
+    return {
+        "CommandField": message.field | _RESPONSE,
+        "MessageIDBeingRespondedTo": message.command.get("MessageID") or 0,
+        "Status": code,
+    }
+
+
+def _preferred(proposed: list[str], order: Sequence[str]) -> str:
+    """One of the transfer syntaxes proposed that we know, "" for none: as `order` says, else as the peer does.
+
+    Of the uncompressed ones explicit comes before implicit, for it keeps the value representations.
+    """
+    for syntax in order:
+        if syntax in proposed:
+            return syntax
+    if set(proposed).issuperset(_UNCOMPRESSED):
+        return EXPLICIT_VR_LITTLE_ENDIAN
+    return proposed[0] if proposed else ""

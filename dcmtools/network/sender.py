@@ -1,0 +1,319 @@
+"""One association to a node for C-STORE, kept open from file to file and opened again when it must be (PS3.4 B.2).
+
+The next file is read while the peer answers for the last one. What the network loses is sent again, from the first
+instance that was not answered for; what the peer refuses is not.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcmtools.disk.dataset import Walk
+from dcmtools.disk.part10 import Meta, OpenFile, encoding_in, source_of
+from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater, Unavailable, from_os
+from dcmtools.model.node import Local, Node
+from dcmtools.model.record import Record, path_keys
+from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
+from dcmtools.network import command as commands
+from dcmtools.network import status
+from dcmtools.network.association import MAX_CONTEXTS, Association, Context, Released
+from dcmtools.network.command import Command
+from dcmtools.network.requestor import request
+from dcmtools.network.upper_layer import Closed
+
+Pair = tuple[str, str]  # SOP class, transfer syntax
+Stop = Callable[[], bool]
+
+# Files up to this size are read at once, and ahead; larger ones leave piece by piece.
+READ_WHOLE = 4 << 20
+# A node that is lost is left alone for so many seconds: what is to be sent to it meanwhile fails at once.
+_REST = 60.0
+_MOST_IN_A_ROW = 3
+# Seconds before the first retry, doubled for each further one.
+_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+# Only after so many seconds without traffic is it asked whether the peer has closed the association meanwhile.
+_IDLE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An instance to be sent: its place in the input, its record, its file, and what the file says of itself."""
+
+    number: int
+    record: Record
+    path: Path
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to send: DIMSE priority, how often again, and the C-MOVE that it is done for (AE title, message ID)."""
+
+    priority: int = commands.MEDIUM
+    retries: int = 2
+    origin: tuple[str, int] | None = None
+
+
+class Parcel:
+    """A file that is open, whole and, unless it is large, read: ready to leave. DcmtoolsError when it is not so."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        try:
+            self.file = os.open(item.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self.length = os.fstat(self.file).st_size - item.meta.offset
+                self.data = os.pread(self.file, self.length, item.meta.offset) if self.length <= READ_WHOLE else None
+                self._check()
+            except BaseException:
+                os.close(self.file)
+                raise
+        except OSError as problem:
+            raise _unread(problem, item) from None
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self.file)
+
+    def _check(self) -> None:
+        """Raises BadData for a file that was cut short; what else may be odd about it is for the peer to judge."""
+        file = OpenFile(self._read, self.item.meta.offset + self.length, b"")
+        encoding = encoding_in(file, self.item.meta)
+        try:
+            read, start, end = source_of(file, self.item.meta, encoding)
+            Walk(start, end, encoding, ()).through(read)
+        except BadData as problem:
+            if problem.cause == "truncated":
+                raise
+
+    def _read(self, position: int, size: int) -> bytes | memoryview:
+        if self.data is None:
+            return os.pread(self.file, size, position)
+        return memoryview(self.data)[position - self.item.meta.offset :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How one try ended: a state, or the problem that came up and whether it may pass by itself.
+
+    `lost` is how much it counts towards giving the node up.
+    """
+
+    state: str
+    status: str = ""
+    reason: str = ""
+    problem: DcmtoolsError | None = None
+    transient: bool = False
+    lost: int = 0
+
+
+class Sender:
+    """An association to a node, as long as it lasts, and then the next one. For one thread.
+
+    `pairs` are the SOP classes and transfer syntaxes seen so far, which a new association proposes together.
+    """
+
+    def __init__(
+        self, node: Node, local: Local, settings: Settings, pairs: Callable[[], Iterable[Pair]], stop: Stop
+    ) -> None:
+        self.node, self.local, self.settings = node, local, settings
+        self._pairs, self._stop = pairs, stop
+        self._association: Association | None = None
+        self._proposed: frozenset[Pair] = frozenset()
+        self._used = 0.0
+        self._in_a_row = 0
+        self._trouble: DcmtoolsError | None = None
+        self._rest_until = 0.0
+        self.opened = 0
+
+    def deliver(self, parcel: Parcel, ahead: Callable[[], None]) -> Record:
+        """The record of an instance after it was sent, or could not be; `ahead` is called while the peer is busy.
+
+        Raises the DcmtoolsError when there has never been an association.
+        """
+        begun, tries = time.monotonic(), 0
+        if self._trouble and begun < self._rest_until:
+            return self._record(parcel.item, _Outcome("failed", problem=self._trouble), tries, begun)
+        while True:
+            tries += 1
+            outcome = self._try(parcel, ahead)
+            if not outcome.transient or tries > self.settings.retries or self._stop():
+                break
+            self._pause(tries)
+        if outcome.problem and not self.opened:
+            raise outcome.problem
+        self._count(outcome)
+        return self._record(parcel.item, outcome, tries, begun)
+
+    def open(self, pair: Pair) -> Association:
+        """The association, opened when there is none that was asked for this pair; DcmtoolsError when that fails."""
+        association = self._association
+        if association and pair in self._proposed and not self._gone(association):
+            return association
+        self.release()
+        wanted = _proposal(pair, self._pairs())
+        self._association = request(self.node, self.local, [(abstract, (syntax,)) for abstract, syntax in wanted])
+        self._proposed = frozenset(wanted)
+        self._used = time.monotonic()
+        self.opened += 1
+        return self._association
+
+    def release(self) -> None:
+        """Ends the association in order."""
+        if self._association:
+            self._association.release()
+            self._association = None
+
+    def _gone(self, association: Association) -> bool:
+        """Whether the peer has ended an association that nothing was sent on for a while."""
+        if time.monotonic() - self._used < _IDLE or not association.wait():
+            return False
+        try:
+            association.receive(1.0)
+        except Released:
+            association.answer_release()
+        except ProtocolError:
+            pass
+        association.abort()
+        self._association = None
+        return True
+
+    def _try(self, parcel: Parcel, ahead: Callable[[], None]) -> _Outcome:
+        meta = parcel.item.meta
+        try:
+            association = self.open((meta.sop_class, meta.syntax))
+        except DcmtoolsError as problem:
+            passing = isinstance(problem, TryLater) or (
+                self.opened > 0 and isinstance(problem, ProtocolError | Unavailable)
+            )
+            return _Outcome("failed", problem=problem, transient=passing, lost=_MOST_IN_A_ROW)
+        context = association.context_for(meta.sop_class, meta.syntax)
+        if context is None:
+            return _Outcome("failed", problem=_not_accepted(association, meta))
+        try:
+            return self._told(self._exchange(association, context, parcel, ahead))
+        except BadData as problem:  # a large file became shorter when a part of it was away
+            self._drop()
+            return _Outcome("failed", problem=problem)
+        except OSError as problem:
+            self._drop()
+            return _Outcome("failed", problem=_unread(problem, parcel.item))
+        except ProtocolError as problem:
+            self._drop()
+            return _Outcome("failed", problem=problem, transient=True, lost=1)
+
+    def _exchange(
+        self, association: Association, context: Context, parcel: Parcel, ahead: Callable[[], None]
+    ) -> Command:
+        """The response to a C-STORE of the file (PS3.7 9.1.1)."""
+        meta, message_id = parcel.item.meta, association.next_message_id()
+        command: Command = {
+            "AffectedSOPClassUID": meta.sop_class,
+            "AffectedSOPInstanceUID": meta.sop_instance,
+            "CommandField": commands.C_STORE_RQ,
+            "MessageID": message_id,
+            "Priority": self.settings.priority,
+        }
+        if self.settings.origin:
+            title, number = self.settings.origin
+            command |= {"MoveOriginatorApplicationEntityTitle": title, "MoveOriginatorMessageID": number}
+        if parcel.data is None:
+            association.send_file(context, command, parcel.file, meta.offset, parcel.length)
+        else:
+            association.send(context, command, parcel.data)
+        ahead()
+        try:
+            message = association.receive()
+        except Released:
+            association.answer_release()
+            raise Closed(f"{self.node.where} released the association instead of answering", "try again") from None
+        answer = message.command
+        if message.field != commands.C_STORE_RSP or answer.get("MessageIDBeingRespondedTo") != message_id:
+            raise ProtocolError(f"{self.node.where} answered something else than the C-STORE", "see its log")
+        self._used = time.monotonic()
+        return answer
+
+    def _told(self, answer: Command) -> _Outcome:
+        """What a response says (PS3.4 B.2.3)."""
+        value = int(answer.get("Status") or 0)
+        if value == status.SUCCESS:
+            return _Outcome("sent", status.code(value))
+        if status.is_warning(value):
+            said = f"{self.node.where} answered {status.told(answer, 'C-STORE')}"
+            return _Outcome("warning", status.code(value), said)
+        problem = status.failure(answer, "C-STORE", self.node.where)
+        return _Outcome("failed", status.code(value), problem=problem, transient=status.is_transient(value))
+
+    def _drop(self) -> None:
+        if self._association:
+            self._association.abort()
+            self._association = None
+
+    def _pause(self, tries: int) -> None:
+        """Waits for what may pass: longer each time, and not in step with others."""
+        longest = min(_PAUSE * 2 ** (tries - 1), _LONGEST_PAUSE)
+        until = time.monotonic() + random.SystemRandom().uniform(longest / 2, longest)
+        while not self._stop() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def _count(self, outcome: _Outcome) -> None:
+        """Gives the node a rest when it cannot be reached any more, or loses one instance after the other."""
+        self._in_a_row = self._in_a_row + outcome.lost if outcome.lost else 0
+        if self._in_a_row >= _MOST_IN_A_ROW:
+            self._trouble, self._rest_until = outcome.problem, time.monotonic() + _REST
+
+    def _record(self, item: Item, outcome: _Outcome, tries: int, begun: float) -> Record:
+        """The item's record with what became of it."""
+        record = {**named(item), "state": outcome.state, "node": self.node.name}
+        if self._association:
+            record["association"] = self._association.id
+        record |= {"tries": tries, "ms": round((time.monotonic() - begun) * 1000, 1)}
+        if outcome.status:
+            record["status"] = outcome.status
+        if outcome.reason:
+            record["reason"] = outcome.reason
+        if problem := outcome.problem:
+            record |= {"cause": problem.cause, "reason": problem.reason, "exit_code": problem.exit_code}
+            record |= {"advice": problem.advice} if problem.advice else {}
+        return record
+
+
+def named(item: Item) -> Record:
+    """The item's record, with the UIDs that its file has where it lacks them."""
+    meta = item.meta
+    uids = {"SOPClassUID": meta.sop_class, "SOPInstanceUID": meta.sop_instance, "TransferSyntaxUID": meta.syntax}
+    return {**item.record, **{key: uid for key, uid in uids.items() if key not in item.record}}
+
+
+def _unread(problem: OSError, item: Item) -> DcmtoolsError:
+    return from_os(problem, "reading", path_keys(item.path)["path"])
+
+
+def _proposal(pair: Pair, seen: Iterable[Pair]) -> list[Pair]:
+    """What a new association proposes: this pair, those seen, latest first, and what is uncompressed where it has room.
+
+    Implicit little endian is the default of every class (PS3.5 10.1), and a refusal can so tell what would be taken.
+    """
+    wanted = dict.fromkeys([pair, *reversed(list(seen))])
+    for syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN):
+        wanted |= dict.fromkeys((abstract, syntax) for abstract in dict.fromkeys(one for one, _ in wanted))
+    return list(wanted)[:MAX_CONTEXTS]
+
+
+def _not_accepted(association: Association, meta: Meta) -> Unavailable:
+    """What to say of a context that the peer refused: that, and what it would take."""
+    from pydicom.uid import UID
+
+    name, syntax = UID(meta.sop_class).name, TRANSFER_SYNTAXES.get(meta.syntax, meta.syntax)
+    taken = [one.syntax for one in association.contexts.values() if one.abstract == meta.sop_class]
+    if not taken:
+        return Unavailable(f"{association.where} does not take {name}", "ask its administrator", cause="not-accepted")
+    words = " or ".join(TRANSFER_SYNTAXES.get(one, one) for one in dict.fromkeys(taken))
+    return Unavailable(
+        f"{association.where} does not take {name} as {syntax}, but as {words}",
+        "convert it first, or ask its administrator",
+        cause="not-accepted",
+    )

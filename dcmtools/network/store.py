@@ -1,0 +1,242 @@
+"""C-STORE to a node: records with a path in, one record an instance out (PS3.4 B, PS3.7 9.1.1).
+
+A feeder looks at the files, senders with an association each send them, and the caller takes the records in the order
+of the input. Nobody waits longer than needed: neither the first file for the last line of a slow input, nor an
+association for whoever reads the records.
+"""
+
+import heapq
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from dcmtools.disk.header import read_meta
+from dcmtools.model.errors import BadData, DcmtoolsError, NoInput
+from dcmtools.model.node import Local, Node
+from dcmtools.model.record import Record, path_of, type_of
+from dcmtools.network.command import MEDIUM
+from dcmtools.network.sender import Item, Pair, Parcel, Sender, Settings, named
+
+Stop = Callable[[], bool]
+MakeSender = Callable[[Callable[[], list[Pair]], Stop], Sender]
+
+# How far the feeder looks ahead: enough to find what there is to propose, and soon there.
+_AHEAD = 512
+_SENDABLE = frozenset({"instance", "file"})
+# Seconds: to gather what is at hand before an association is opened, and between two looks at it.
+_GATHER, _LOOK = 0.25, 0.01
+_POLL = 0.2
+
+
+def store(
+    items: Iterable[Record],
+    node: Node,
+    local: Local,
+    *,
+    jobs: int = 1,
+    priority: int = MEDIUM,
+    retries: int = 2,
+    origin: tuple[str, int] | None = None,
+    stop: Stop = lambda: False,
+) -> Iterator[Record]:
+    """One record for each item, in their order: the item with its state sent, warning or failed, and why.
+
+    What cannot be read becomes an error record; what names no file, such as an event, passes through. Raises the
+    DcmtoolsError, once, when no association can be opened at all. `origin` are the AE title
+    and message ID of a C-MOVE that is answered so.
+    """
+    settings = Settings(priority, retries, origin)
+    run = _Run(items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop)
+    try:
+        yield from run.records()
+    finally:
+        run.end()
+
+
+def plan(items: Iterable[Record], node: Node) -> Iterator[Record]:
+    """What `store` would send: each item whose file can be sent as planned; nobody is asked."""
+    for number, record in enumerate(items):
+        if not sendable(record):
+            yield record
+            continue
+        try:
+            yield {**named(look_at(number, record)), "state": "planned", "node": node.name}
+        except DcmtoolsError as problem:
+            yield {**record, **problem.record()}
+
+
+def sendable(record: Record) -> bool:
+    """Whether a record stands for a file that can be sent; others pass through."""
+    return type_of(record) in _SENDABLE
+
+
+def look_at(number: int, record: Record) -> Item:
+    """The item that a record names; DcmtoolsError when its file is missing or no DICOM."""
+    path = path_of(record)
+    if path is None:
+        raise NoInput("a record names no file", "give it to store from find or index of this archive")
+    meta = read_meta(path)
+    if not (meta.sop_class and meta.sop_instance):
+        raise BadData("the file has no SOP class or instance UID", cause="no-uid")
+    return Item(number, record, path, meta)
+
+
+class _Run:
+    """One call of `store`: its threads and the queues between them."""
+
+    def __init__(self, items: Iterable[Record], sender: MakeSender, jobs: int, stop: Stop) -> None:
+        self._items, self._stop = items, stop
+        self._seen: dict[Pair, None] = {}
+        self._inbox: queue.Queue[Item | None] = queue.Queue(_AHEAD)
+        self._outbox: queue.SimpleQueue[tuple[int, Record] | Exception | None] = queue.SimpleQueue()
+        self._fed, self._opened, self._quit = threading.Event(), threading.Event(), threading.Event()
+        self._looked_at = 0
+        self._senders = [
+            threading.Thread(
+                target=self._help if number else self._work,
+                args=(sender(lambda: list(self._seen), self._stopped),),
+                name="sender",
+                daemon=True,
+            )
+            for number in range(jobs)
+        ]
+
+    def records(self) -> Iterator[Record]:
+        """The records in the order of the items, each as soon as it is its turn."""
+        threading.Thread(target=self._feed, name="feeder", daemon=True).start()
+        for thread in self._senders:
+            thread.start()
+        waiting: list[tuple[int, Record]] = []
+        due, working = 0, len(self._senders)
+        while working:
+            said = self._outbox.get()
+            if isinstance(said, Exception):
+                raise said
+            if said is None:
+                working -= 1
+                continue
+            heapq.heappush(waiting, said)
+            while waiting and waiting[0][0] == due:
+                yield heapq.heappop(waiting)[1]
+                due += 1
+        while waiting:  # after a stop some are missing
+            yield heapq.heappop(waiting)[1]
+
+    def end(self) -> None:
+        """Lets the senders finish what they have in hand, and waits for that."""
+        self._quit.set()
+        for thread in self._senders:
+            if thread.ident:
+                thread.join()
+
+    def _stopped(self) -> bool:
+        return self._quit.is_set() or self._stop()
+
+    # The feeder
+
+    def _feed(self) -> None:
+        """Looks at each item's file and hands it on; what cannot be sent goes straight to the caller."""
+        try:
+            for number, record in enumerate(self._items):
+                if self._stopped():
+                    break
+                self._looked_at = number
+                self._look_at(number, record)
+        except Exception as problem:  # noqa: BLE001 - the door of a thread: the caller of the generator hears of it
+            self._outbox.put(problem)
+        self._fed.set()
+        self._hand_on(None)
+
+    def _look_at(self, number: int, record: Record) -> None:
+        if not sendable(record):
+            self._outbox.put((number, record))
+            return
+        try:
+            item = look_at(number, record)
+        except DcmtoolsError as problem:
+            self._outbox.put((number, {**record, **problem.record()}))
+            return
+        self._seen[item.meta.sop_class, item.meta.syntax] = None
+        self._hand_on(item)
+
+    def _hand_on(self, item: Item | None) -> None:
+        while not self._stopped():
+            try:
+                self._inbox.put(item, timeout=_POLL)
+            except queue.Full:
+                continue
+            return
+
+    # The senders
+
+    def _work(self, sender: Sender) -> None:
+        """Sends until nothing is left; the first error of a node that cannot be reached ends the run."""
+        try:
+            self._send_all(sender)
+        except Exception as problem:  # noqa: BLE001 - the door of a thread: the caller of the generator hears of it
+            self._outbox.put(problem)
+        sender.release()
+        self._outbox.put(None)
+
+    def _help(self, sender: Sender) -> None:
+        """Works beside the first sender, if the node grants one association more and there is enough to do."""
+        while not (self._opened.wait(_POLL) or self._stopped() or self._fed.is_set()):
+            pass
+        try:
+            if self._opened.is_set() and self._inbox.qsize() > 1:
+                sender.open(next(iter(self._seen)))
+        except DcmtoolsError:
+            self._outbox.put(None)
+            return
+        self._work(sender)
+
+    def _send_all(self, sender: Sender) -> None:
+        parcel = self._next(wait=True)
+        if parcel:
+            self._gather()
+        following: Parcel | None = None
+
+        def ahead() -> None:
+            nonlocal following
+            following = following or self._next(wait=False)
+
+        try:
+            while parcel:
+                try:
+                    self._outbox.put((parcel.item.number, sender.deliver(parcel, ahead)))
+                finally:
+                    parcel.close()
+                self._opened.set()
+                if self._stopped():
+                    break
+                parcel, following = following or self._next(wait=True), None
+        finally:
+            if following:
+                following.close()
+
+    def _gather(self) -> None:
+        """Waits a moment for the feeder, so that one association does for all that is at hand."""
+        end = time.monotonic() + _GATHER
+        before = -1
+        while before != self._looked_at and not (self._fed.is_set() or self._inbox.full() or time.monotonic() > end):
+            before = self._looked_at
+            time.sleep(_LOOK)
+
+    def _next(self, *, wait: bool) -> Parcel | None:
+        """The next file, opened; None at the end, and when it would have to be waited for."""
+        while not self._stopped():
+            try:
+                item = self._inbox.get(timeout=_POLL) if wait else self._inbox.get_nowait()
+            except queue.Empty:
+                if wait:
+                    continue
+                return None
+            if item is None:
+                self._inbox.put(None)  # for the others, and for the next call
+                return None
+            try:
+                return Parcel(item)
+            except DcmtoolsError as problem:
+                self._outbox.put((item.number, {**item.record, **problem.record()}))
+        return None
