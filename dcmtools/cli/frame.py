@@ -17,20 +17,17 @@ import typer
 from dcmtools import __version__
 from dcmtools.cli import signals
 from dcmtools.cli.options import Common, Selectors, duration, query_of
-from dcmtools.cli.output import Output, stdout_is_terminal, to_file, to_stdout
 from dcmtools.cli.progress import Progress
 from dcmtools.cli.signals import Stop
-from dcmtools.cli.streams import Stream
+from dcmtools.cli.streams import STDIN, Stream
 from dcmtools.cli.talk import Talk, defect, keep_quiet
 from dcmtools.cli.tally import FAILED, PARTLY, UNCHANGED, Tally
-from dcmtools.disk.atomic import make_folders
-from dcmtools.disk.places import state_folder
 from dcmtools.model.errors import DcmtoolsError, IOFailure, ReaderGone, TryLater, UsageError, from_os
-from dcmtools.model.names import safe_name
 from dcmtools.model.query import Query
 from dcmtools.model.record import Level, Record, event, is_event, type_of
 
 if TYPE_CHECKING:
+    from dcmtools.cli.output import Output
     from dcmtools.disk.config import Settings
     from dcmtools.disk.index import Index
     from dcmtools.disk.lock import Lock
@@ -81,7 +78,8 @@ class Frame:
         self.tally = Tally()
         self._effects, self._events = effects, events
         self._stream: Stream | None = None
-        self._output: Output | None = None
+        self._output: Output | None = None  # opened, and its module loaded, when there is work: --help is quick
+        self._framed = False
         self._failures = 0
         self._begun = time.monotonic()
         self._speak()
@@ -138,7 +136,7 @@ class Frame:
     @property
     def jobs(self) -> int:
         """How much may be done at once: as --jobs says, else by the processors that we may use."""
-        return self.common.jobs or len(os.sched_getaffinity(0))
+        return self.common.jobs or _processors()
 
     def default(self, name: str) -> Any:
         """An option of every command: as the call or the environment gives it, else as the configuration does."""
@@ -149,6 +147,8 @@ class Frame:
         """The records on stdin, lazily; they end early when there is a reason to stop."""
         if self._stream is not None:
             raise UsageError("stdin was given twice", "use - once")
+        if os.isatty(STDIN):
+            self.talk.info("reading records from the terminal; end them with Ctrl-D")
         self._stream = Stream(self.stop)
         return self._stream.records()
 
@@ -179,9 +179,9 @@ class Frame:
             return self._finish(fail_if_empty=fail_if_empty, drains=drains)
 
     def _prepare(self, stack: ExitStack, *, listing: bool) -> None:
-        keep_quiet(debug=self.common.debug)
+        keep_quiet(debug=self.common.debug, logs=self._effects)
         self.common = replace(self.common, **{name: self.default(name) for name in _DEFAULTED})
-        on_terminal = stdout_is_terminal() and not self.common.output
+        on_terminal = _stdout_is_terminal() and not self.common.output
         self._output = self._open_output(listing=listing)
         self._speak(rows_on_terminal=on_terminal and self._output is not None)
         if self.common.deadline:
@@ -190,18 +190,24 @@ class Frame:
             stack.enter_context(self._locked(self.common.lock))
         if self._events:
             self._put(event("begin", command=self.command, version=__version__, time=_now()))
+            self._framed = True
 
-    def _open_output(self, *, listing: bool) -> Output | None:
+    def _open_output(self, *, listing: bool) -> "Output | None":
+        from dcmtools.cli.output import to_file, to_stdout
+
         common = self.common
         fields = [word.strip() for word in common.fields.split(",") if word.strip()] if common.fields else None
         if common.output:
             return to_file(common.format, fields, common.output.expanduser())
-        if not listing and common.format is None and stdout_is_terminal():
+        if not listing and common.format is None and _stdout_is_terminal():
             return None
         return to_stdout(common.format, fields, self.stop.by_reader)
 
     def _locked(self, name: str) -> "Lock":
+        from dcmtools.disk.atomic import make_folders
         from dcmtools.disk.lock import Lock
+        from dcmtools.disk.places import state_folder
+        from dcmtools.model.names import safe_name
 
         folder = state_folder() / "locks"
         make_folders(folder)
@@ -250,7 +256,9 @@ class Frame:
         record = problem.record()
         self._fail(record)
         with suppress(DcmtoolsError):  # the output itself may be what failed
-            if self._output is None and not (self.common.output or stdout_is_terminal()):
+            if self._output is None and not (self.common.output or _stdout_is_terminal()):
+                from dcmtools.cli.output import to_stdout
+
                 self._output = to_stdout(self.common.format, None, self.stop.by_reader)
             self._put(record)
 
@@ -267,13 +275,13 @@ class Frame:
             self._refuse(TryLater(reason, "run it again: it resumes", cause="deadline"))
         code = self._exit_code(fail_if_empty=fail_if_empty, drains=drains)
         try:
-            if self._events:
+            if self._framed:
                 self._put(event("end", command=self.command, exit_code=code, counts=self.tally.by_type(), time=_now()))
             self._drain(keep=code in _KEPT)
         except DcmtoolsError as problem:
             self._fail(problem.record())
         code = self._exit_code(fail_if_empty=fail_if_empty, drains=drains)
-        self._summarize(code)
+        self._summarize(code, drains=drains)
         return code
 
     def _drain(self, *, keep: bool) -> None:
@@ -285,7 +293,7 @@ class Frame:
     def _exit_code(self, *, fail_if_empty: bool, drains: bool) -> int:
         self.tally.upstream_failed = self._stream is not None and self._stream.failed
         code = self.tally.exit_code()
-        if self.stop.signal and not (drains and self.stop.signal == signal.SIGTERM):
+        if self.stop.signal and not self._drained(drains=drains):
             return signals.exit_code(self.stop.signal)
         if code == IOFailure.exit_code:
             return code
@@ -295,18 +303,30 @@ class Frame:
             return ReaderGone.exit_code if self._effects else 0
         return PARTLY if fail_if_empty and not (code or self.tally.items) else code
 
-    def _summarize(self, code: int) -> None:
+    def _drained(self, *, drains: bool) -> bool:
+        """Whether it was ended as it usually is."""
+        return drains and self.stop.signal == signal.SIGTERM
+
+    def _summarize(self, code: int, *, drains: bool) -> None:
         if self.stop.reader_gone:
             if self._effects:
                 self._say(ReaderGone("nobody reads our output any more", "run it again: it resumes").record())
             return
-        if self.stop.signal:
+        if self.stop.signal and not self._drained(drains=drains):
             self.talk.warning(f"stopped by {signal.Signals(self.stop.signal).name}; run it again: it resumes")
         if self._stream is not None and self._stream.died:
             self.talk.error({"reason": "the command before this one broke off", "advice": "see what it said"})
         if self.tally.items or not self._failures:  # else the failures have said it all
             words = self.tally.in_words(self._failures)
             self.talk.summary(f"{words} in {time.monotonic() - self._begun:.1f} s", failed=bool(code))
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stdout_is_terminal() -> bool:
+    return os.isatty(1)
 
 
 def _now() -> str:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from dcmtools.cli.completion import complete_keys, complete_nodes
-from dcmtools.model.dates import date_range
 from dcmtools.model.errors import UsageError
 from dcmtools.model.keys import QUERY_BY_KEYWORD
 from dcmtools.model.query import Query, level_of, parse_key, parse_sort
@@ -225,8 +224,12 @@ def _default_level(keys: dict[str, str], level: Level | None) -> Level:
 
 
 def _dates(selectors: Selectors, today: date) -> str | None:
+    if not (selectors.date or selectors.since or selectors.until):
+        return None
+    from dcmtools.model.dates import date_range
+
     if not (selectors.since or selectors.until):
-        return date_range(selectors.date, today) if selectors.date else None
+        return date_range(selectors.date or "", today)
     if selectors.date:
         raise UsageError("--date does not go together with --since and --until", "give one or the other")
     return date_range(f"{selectors.since or ''}..{selectors.until or ''}", today)

@@ -95,11 +95,6 @@ def to_file(name: str | None, fields: Sequence[str] | None, path: Path) -> Outpu
     return Output(format_for(name or "jsonl", fields, to_terminal=False), _File(path))
 
 
-def stdout_is_terminal() -> bool:
-    """Whether a person looks at stdout."""
-    return os.isatty(_STDOUT)
-
-
 class _Stdout:
     def __init__(self, descriptor: int, when_gone: Callable[[], None]) -> None:
         self._when_gone = when_gone

@@ -10,7 +10,6 @@ import typer
 from dcmtools.cli.frame import Frame, run
 from dcmtools.cli.options import Common
 from dcmtools.cli.subcommand import application
-from dcmtools.model.dates import date_range
 from dcmtools.model.errors import UsageError
 from dcmtools.model.record import Record
 
@@ -58,6 +57,8 @@ def phantom(
 
 
 def _day(text: str, today: Date) -> Date:
+    from dcmtools.model.dates import date_range
+
     days = date_range(text, today)
     if len(days) != len("20240131"):
         raise UsageError(f"'{text}' is not one day", "write for example yesterday or 2024-01-31")

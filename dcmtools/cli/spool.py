@@ -6,7 +6,6 @@ is nothing to write.
 
 import os
 import select
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -138,6 +137,8 @@ class Spool:
             os.write(self._wake_in, b"!")
 
     def _new_file(self) -> BinaryIO | None:
+        import tempfile
+
         self._read_at = self._written_to = 0
         for folder in (self._folder, None):
             with suppress(OSError):

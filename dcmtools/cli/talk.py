@@ -104,13 +104,19 @@ def defect(problem: BaseException) -> DcmtoolsError:
     return DcmtoolsError(reason, "run it again with --debug to see where, and report it")
 
 
-def keep_quiet(*, debug: bool) -> None:
-    """Silences what libraries say by themselves: their warnings quote values of data sets."""
-    import logging
+def keep_quiet(*, debug: bool, logs: bool) -> None:
+    """Silences what libraries say by themselves, for their warnings quote values of data sets.
+
+    `logs` is whether libraries may be loaded that log: what silences them costs as much as an echo.
+    """
     import warnings
 
-    if not debug:
-        warnings.simplefilter("ignore")
+    if debug:
+        return
+    warnings.simplefilter("ignore")
+    if logs:
+        import logging
+
         logging.getLogger().addHandler(logging.NullHandler())
 
 

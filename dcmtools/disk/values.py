@@ -65,7 +65,7 @@ class Decoder:
     """Turns encoded values into those of records; it remembers them, because files of a series repeat most."""
 
     def __init__(self, charset: bytes = b"", *, big: bool = False) -> None:
-        self._encodings = _encodings(charset)
+        self._encodings = encodings(charset)
         self._order = ">" if big else "<"
         self._memory: dict[int, dict[Element, Any]] = {tag: {} for tag in BY_TAG}
 
@@ -152,7 +152,7 @@ def _integer(text: str) -> int | float:
     return int(number) if number == int(number) else number
 
 
-def _encodings(charset: bytes) -> tuple[str, ...]:
+def encodings(charset: bytes) -> tuple[str, ...]:
     """Python's names for the values of Specific Character Set."""
     names = charset.decode(_LATIN_1).rstrip(" \0").split("\\")
     known = _TOGETHER if len(names) > 1 else _ALONE

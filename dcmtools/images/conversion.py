@@ -31,6 +31,8 @@ _ADVICE = {
     "too-few-slices": "use --engine dcm2niix",
 }
 # For these an engine may refuse a photograph or a clip, of which no volume was to be made.
+# Ultrasound, secondary capture, angiography and fluoroscopy, photographs and endoscopy (PS3.6 A).
+_PICTURES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("3.", "6.", "7.", "12.1.", "12.2.", "77.1."))
 _PICTURE_ONLY = frozenset({"no-image", "engine-failed", "unsupported-pixels", "unsupported-transfer-syntax"})
 
 
@@ -79,6 +81,9 @@ def _converted(series: Series, shop: Workshop) -> Iterator[Record]:
         yield _skipped(series, "not-an-image", "the series holds no images")
         return
     inputs = series.inputs()
+    if inputs and all(_is_picture(one.record) for one in inputs) and not _has_place(inputs):
+        yield _skipped(series, "no-geometry", "its images have no place in space: a volume of them would be invented")
+        return
     digest = digest_of(inputs)
     last = shop.conversions.last(series.key)
     if last and _stands(last, digest, shop):
@@ -265,6 +270,14 @@ def _volume_record(volume: Record, placed: Placed, series: Series, out: Path) ->
         **{key: value for key, value in volume.items() if key not in first},
         **edited,
     }
+
+
+def _is_picture(record: Record) -> bool:
+    """Whether the SOP class is of pictures and clips, which need not tell where they lie.
+
+    For other classes the engine decides: some vendors keep the positions of MR and CT in private attributes.
+    """
+    return f"{record.get('SOPClassUID')}.".startswith(_PICTURES)
 
 
 def _has_place(inputs: Sequence[Input]) -> bool:

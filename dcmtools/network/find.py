@@ -28,20 +28,8 @@ def find(node: Node, local: Local, query: Query, *, stop: Stop = never) -> Itera
     Raises what `request` raises, and the error of a failure status; an answer that cannot be read is an error record.
     `limit` ends the query early with a C-CANCEL.
     """
-    with Finder(node, local) as finder, closing(finder.find(query, stop)) as found:
+    with Levels(node, local, stop) as levels, closing(_Search(levels, query).records()) as found:
         yield from _shaped(query, found)
-
-
-class Finder(Levels):
-    """An open association for queries, one after the other."""
-
-    def find(self, query: Query, stop: Stop = never) -> Generator[Record]:
-        """The matching records at the query's level, and error records; neither sorted nor limited.
-
-        When the generator is closed before its end, the query is cancelled.
-        """
-        self.stop = stop
-        yield from _Search(self, query).records()
 
 
 def find_all(nodes: Sequence[Node], local: Local, query: Query, *, stop: Stop = never) -> Iterator[Record]:

@@ -105,6 +105,17 @@ class Holdings:
                 series.land(uid)
                 yield record
 
+    def series_of(self, record: Record) -> Series | None:
+        """The series of an instance that has come, None when it was not asked for.
+
+        A node may have got a series since it was asked what it has; then it belongs to a study that is wanted whole.
+        """
+        uid = str(record.get("SeriesInstanceUID"))
+        if uid not in self.series and not self.selection:
+            found = {"type": "series", "StudyInstanceUID": self.study, "SeriesInstanceUID": uid}
+            self.series[uid] = Series(uid, found, frozenset())
+        return self.series.get(uid)
+
     def wanting(self) -> list[Series]:
         """The series that are not complete."""
         return [series for series in self.series.values() if not series.complete]
@@ -117,7 +128,7 @@ class Holdings:
     @property
     def expected(self) -> int:
         """How many instances there are to be."""
-        return sum(series.expected for series in self.series.values())
+        return sum(series.expected or len(series.here) for series in self.series.values())
 
     @property
     def _name(self) -> str:

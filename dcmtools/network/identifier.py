@@ -10,8 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dcmtools.disk.dataset import encoding_of, walk
-from dcmtools.disk.values import _encodings as encodings
-from dcmtools.disk.values import decoder_for
+from dcmtools.disk.values import decoder_for, encodings
 from dcmtools.model.keys import QUERY_BY_KEYWORD, QUERY_BY_TAG, Key
 from dcmtools.model.record import Level, Record
 

@@ -23,7 +23,6 @@ from dcmtools.network.store import store
 
 _PATIENT_ROOT = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_GET, PATIENT_ROOT_MOVE})
 _PENDING = 0xFF00
-_UNABLE_TO_PERFORM = 0xA702
 # Seconds between two words on how a retrieval goes.
 _TELL_EVERY = 0.25
 # What is computed for each answer, and never matched.
@@ -79,7 +78,7 @@ class _Counts:
     def code(self) -> int:
         """The final status (PS3.4 C.4.2.1.5)."""
         if self.failed and not (self.completed or self.warning):
-            return _UNABLE_TO_PERFORM
+            return status.UNABLE_TO_PERFORM
         return status.SUBOPERATIONS_FAILED if self.failed or self.warning else status.SUCCESS
 
 
@@ -182,7 +181,7 @@ def _to(node: Node, local: Local, instances: list[Record], origin: tuple[str, in
     try:
         yield from store(instances, node, local, origin=origin)
     except DcmtoolsError as problem:
-        raise _Refusal(_UNABLE_TO_PERFORM, problem.reason) from None
+        raise _Refusal(status.UNABLE_TO_PERFORM, problem.reason) from None
 
 
 def _over(association: Association, instances: Iterable[Record]) -> Generator[Record]:

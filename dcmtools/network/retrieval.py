@@ -139,22 +139,31 @@ def failure(answer: Command, node: Node, destination: Destination, *, came: bool
         return None
     said = f"{node.where} answered {status.told(answer, 'C-MOVE')}"
     if code == status.MOVE_DESTINATION_UNKNOWN:
-        return Refused(
-            f"{said}: it does not know '{destination.ae_title}'",
-            destination.advice,
-            cause="destination-unknown",
-            status=status.code(code),
-        )
-    if came:
+        words = (f"{said}: it does not know '{destination.ae_title}'", destination.advice)
+        return Refused(*words, cause="destination-unknown", status=status.code(code))
+    if came or sent(answer) or not _is_about_us(code):
         return status.failure(answer, "C-MOVE", node.where)
-    # What Orthanc says of a destination that it does not know, and of one that it cannot reach: status C000.
-    kind = Refused if code >= status.CANNOT_UNDERSTAND and not sent(answer) else Unavailable
-    return kind(
+    words = (
         f"{said}, and no connection came back to port {destination.port}",
         f"it does not know '{destination.ae_title}', or cannot reach it: {destination.advice}",
-        cause="destination-unknown" if kind is Refused else "no-connection",
-        status=status.code(code),
     )
+    if code >= status.CANNOT_UNDERSTAND:  # Orthanc says the same of a destination that it does not know
+        return Refused(*words, cause="destination-unknown", status=status.code(code))
+    return Unavailable(*words, cause="no-connection", status=status.code(code))
+
+
+def went_elsewhere(count: int, node: Node, destination: Destination) -> Unavailable:
+    """The error of a node that says it has sent so many instances, of which none came."""
+    return Unavailable(
+        f"{node.where} says that it has sent {count} instances, and no connection came to port {destination.port}",
+        f"it has another address for '{destination.ae_title}': {destination.advice}",
+        cause="no-connection",
+    )
+
+
+def _is_about_us(code: int) -> bool:
+    """Whether a status may mean that the node cannot send to us: DCMTK's A702, Orthanc's C000, B000 of others."""
+    return code in {status.UNABLE_TO_PERFORM, status.SUBOPERATIONS_FAILED} or code >= status.CANNOT_UNDERSTAND
 
 
 def _context(association: Association) -> Context:

@@ -123,6 +123,7 @@ class Sender:
         self._pairs, self._stop = pairs, stop
         self._association: Association | None = None
         self._proposed: frozenset[Pair] = frozenset()
+        self._before: set[Pair] = set()
         self._used = 0.0
         self._in_a_row = 0
         self._trouble: DcmtoolsError | None = None
@@ -154,7 +155,8 @@ class Sender:
         if association and pair in self._proposed and not self._gone(association):
             return association
         self.release()
-        wanted = _proposal(pair, self._pairs())
+        wanted = _proposal(pair, sorted(self._pairs(), key=self._before.__contains__))
+        self._before.update(wanted)
         self._association = request(self.node, self.local, [(abstract, (syntax,)) for abstract, syntax in wanted])
         self._proposed = frozenset(wanted)
         self._used = time.monotonic()
@@ -293,11 +295,11 @@ def _unread(problem: OSError, item: Item) -> DcmtoolsError:
 
 
 def _proposal(pair: Pair, seen: Iterable[Pair]) -> list[Pair]:
-    """What a new association proposes: this pair, those seen, latest first, and what is uncompressed where it has room.
+    """What a new association proposes: this pair, those seen, and what is uncompressed where there is room for it.
 
     Implicit little endian is the default of every class (PS3.5 10.1), and a refusal can so tell what would be taken.
     """
-    wanted = dict.fromkeys([pair, *reversed(list(seen))])
+    wanted = dict.fromkeys([pair, *seen])
     for syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN):
         wanted |= dict.fromkeys((abstract, syntax) for abstract in dict.fromkeys(one for one, _ in wanted))
     return list(wanted)[:MAX_CONTEXTS]

@@ -4,7 +4,7 @@ What the archive holds of it is `present`; the rest is moved, at the coarsest le
 then is missing once more. A series is complete when all that the node told of it has arrived.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dcmtools.model.errors import DcmtoolsError, Incomplete, ProtocolError, Refused, TryLater, Unavailable
@@ -15,7 +15,7 @@ from dcmtools.network.association import Association
 from dcmtools.network.holdings import Holdings, Series
 from dcmtools.network.levels import Levels
 from dcmtools.network.move_run import Run
-from dcmtools.network.retrieval import Destination, Retrieval, failure, open_for_moves, sent
+from dcmtools.network.retrieval import Destination, Retrieval, failure, open_for_moves, sent, went_elsewhere
 
 _UIDS_AT_ONCE = 64
 # Seconds before the second, third... try.
@@ -25,6 +25,8 @@ _LOOK = 0.5
 _AFTER_FAILURE = 1.0
 # What another try does not change.
 _PERMANENT = frozenset({"not-offered", "status"})
+# The keys of a C-MOVE, and the series that it moves whole.
+_Request = tuple[dict[str, str], Iterable[Series]]
 _SOURCE_KEYS = ("StudyDate", "AccessionNumber", "PatientID", "ReferringPhysicianName")
 
 
@@ -82,6 +84,9 @@ class StudyMove:
             if self.holdings.wanting():
                 yield from self._fetch()
             yield from self._verdict()
+        except GeneratorExit:  # perhaps in the middle of a C-MOVE
+            self._drop()
+            raise
         finally:
             if self._association:
                 self._association.release()
@@ -144,7 +149,7 @@ class StudyMove:
             return True
         return False
 
-    def _round(self, requests: list[tuple[dict[str, str], list[Series]]], number: int) -> Iterator[Record]:
+    def _round(self, requests: list[_Request], number: int) -> Iterator[Record]:
         """One request after the other; `trouble` is what went wrong last."""
         trouble: DcmtoolsError | None = None
         for keys, series in requests:
@@ -160,12 +165,12 @@ class StudyMove:
                 break
         self.trouble = trouble
 
-    def _requests(self, number: int) -> Iterator[tuple[dict[str, str], list[Series]]]:
+    def _requests(self, number: int) -> Iterator[_Request]:
         """What to move by, and the series that are so moved whole: the study, else whole series, else instances."""
         patient = self.target.record.get("PatientID")
         study = {"StudyInstanceUID": self.target.study, **({"PatientID": patient} if isinstance(patient, str) else {})}
         if self.target.is_whole and number == 0 and not self.holdings.received:
-            yield study, list(self.holdings.series.values())
+            yield study, self.holdings.series.values()
             return
         at_once = _UIDS_AT_ONCE if number < 2 else 1  # not every node takes lists
         for series in self.holdings.wanting():
@@ -176,7 +181,7 @@ class StudyMove:
             elif not series.moved_whole:
                 yield keys, [series]
 
-    def _move(self, keys: Mapping[str, str], whole: list[Series], *, first: bool) -> Iterator[Record]:
+    def _move(self, keys: Mapping[str, str], whole: Iterable[Series], *, first: bool) -> Iterator[Record]:
         """One C-MOVE: what lands while it runs, its final status, and what still lands after it."""
         run, before = self.run, self.run.landed
         if run.arrivals is None:
@@ -192,12 +197,14 @@ class StudyMove:
         told = sent(retrieval.answer)
         yield from self._landed()
         self.trouble = failure(retrieval.answer, self.node, self.destination, came=run.came)
-        if self.trouble is None:
-            for series in whole:
-                series.moved_whole = retrieval.answer.get("Status") == status.SUCCESS
-            yield from self._settle(None if told is None or (told == 0 and first) else before + told)
-        else:
+        if self.trouble:
             yield from self._finish()
+            return
+        yield from self._settle(None if told is None or (told == 0 and first) else before + told)
+        for series in whole:
+            series.moved_whole = retrieval.answer.get("Status") == status.SUCCESS
+        if told and not run.came:
+            self.trouble = went_elsewhere(told, self.node, self.destination)
 
     def _settle(self, landed: int | None) -> Iterator[Record]:
         """What still lands after the final response, for some nodes answer before they have sent.
@@ -228,12 +235,12 @@ class StudyMove:
             if type_of(record) == "error":
                 yield record
                 continue
-            is_ours = record.get("StudyInstanceUID") == self.target.study
-            series = self.holdings.series.get(str(record.get("SeriesInstanceUID"))) if is_ours else None
-            if series is None or series.land(str(record.get("SOPInstanceUID"))):
-                self._sample = self._sample or record
+            if record.get("StudyInstanceUID") != self.target.study:  # late, of a study before this one
                 yield {**record, "node": self.node.name}
-            if series:
+            elif series := self.holdings.series_of(record):
+                if series.land(str(record.get("SOPInstanceUID"))):
+                    self._sample = self._sample or record
+                    yield {**record, "node": self.node.name}
                 yield from self._completed(series)
 
     # Words at the end
@@ -282,7 +289,8 @@ class StudyMove:
     def _event(self, name: str, series: Series, **more: object) -> Record:
         """An event of a series; that of one which was wanted whole is kept in the index."""
         uids = {"StudyInstanceUID": self.target.study, "SeriesInstanceUID": series.uid, "node": self.node.name}
-        record = event(name, **uids, expected=series.expected, received=len(series.here), **more)
+        expected = series.expected or len(series.here)
+        record = event(name, **uids, expected=expected, received=len(series.here), **more)
         if not series.picked:
             self.run.note(record)
         return record

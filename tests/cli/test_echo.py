@@ -74,7 +74,7 @@ def test_a_refused_ae_title_is_told_in_words_and_ends_with_77(dcmtools: RunDcmto
     [
         ([], 2, "missing argument 'NODE...'"),
         (["NOBODY"], 78, "no node NOBODY"),
-        (["A@B@C:104"], 78, "is not a node"),
+        (["A@B@C:104"], 78, "is not a host"),
         (["PACS@no-such-host.invalid:104"], 69, "cannot find the host"),
     ],
 )

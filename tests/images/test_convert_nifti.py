@@ -292,6 +292,16 @@ def test_a_stream_that_breaks_is_told_after_what_came_before(tmp_path: Path, out
     assert len(volumes_in(out)) == 1
 
 
+@pytest.mark.parametrize("change", ['cp "$in"/*.1.dcm "$in"/new.dcm', 'touch "$in"/*.1.dcm'])
+def test_a_series_that_changes_while_it_is_converted_is_left_for_later(tmp_path: Path, out: Path, change: str) -> None:
+    binary = fake(tmp_path / "dcm2niix", change)
+
+    (error,) = run(write_slices(tmp_path), out, dcm2niix=binary)
+
+    assert (error["state"], error["cause"], error["exit_code"]) == ("failed", "changed", 75)
+    assert not volumes_in(out)
+
+
 # Stopping, dying, sharing
 
 

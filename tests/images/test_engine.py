@@ -9,6 +9,7 @@ import pytest
 from dcmtools.images.engine import Limits, make_engine, memory_limit, run_child
 from dcmtools.images.staging import Staged, staged
 from dcmtools.model.errors import BadData, ConfigurationError, DcmtoolsError, DiskFull, TryLater
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -45,15 +46,17 @@ def test_a_child_that_is_killed_has_a_cause(here: Staged, code: str, kind: type[
 
 def test_a_child_that_takes_too_long_is_ended_with_its_children(here: Staged) -> None:
     mark = here.folder / "pid"
-    start = "import subprocess; child = subprocess.Popen(['sleep', '100'])"
-    code = f"{start}; open({str(mark)!r}, 'w').write(str(child.pid)); child.wait()"
 
     with pytest.raises(TryLater) as problem:
-        run_child(python(code), here, Limits(seconds=1.5))
+        run_child(["sh", "-c", f"sleep 100 & echo $! >'{mark}'; wait"], here, Limits(seconds=2))
 
     assert problem.value.cause == "time-limit"
-    state = Path(f"/proc/{mark.read_text()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    wait_until(lambda: _is_dead(mark.read_text().strip()))
+
+
+def _is_dead(pid: str) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().split()[2] == "Z"
 
 
 def test_a_child_cannot_take_more_memory_than_it_may(here: Staged) -> None:

@@ -93,9 +93,13 @@ def our_pacs(archive: Archive, destinations: Mapping[str, int] | None = None) ->
 
 
 @contextmanager
-def scripted(script: Callable[[Association], None]) -> Iterator[int]:
-    """The port of a PACS that does with each association what the script says, and accepts whatever is proposed."""
-    policy = Policy("PACS", lambda _, syntaxes: syntaxes[0] if syntaxes else "")
+def scripted(script: Callable[[Association], None], *refused: str) -> Iterator[int]:
+    """The port of a PACS that does with each association what the script says, and accepts what is not refused."""
+
+    def choose(abstract: str, syntaxes: tuple[str, ...]) -> str | None:
+        return None if abstract in refused else next(iter(syntaxes), "")
+
+    policy = Policy("PACS", choose)
     server = Acceptor("127.0.0.1", 0, policy, script, lambda _: None)
     server.start()
     try:

@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +25,8 @@ from dcmtools.network.requestor import request
 from tests.builders import uid, write_series
 from tests.network.pacs import archive_of, fill, in_thread, node, node_of, our_pacs, scripted, write_studies
 from tests.network.storing import encoded
-from tests.peers.processes import Peer, RunTool, StartDcmqrscp, StartOrthanc
+from tests.peers.processes import Peer, RunTool, StartDcmqrscp, StartOrthanc, StartStorescp
+from tests.waiting import wait_until
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 QUICK = Options(retries=1, grace=0.5)
@@ -43,7 +45,7 @@ class Station:
     def move(self, there: Node, *wanted: Record, options: Options = QUICK, **keys: Any) -> list[Record]:
         return list(self.moving(there, *wanted, options=options, **keys))
 
-    def moving(self, there: Node, *wanted: Record, options: Options = QUICK, **keys: Any) -> Iterator[Record]:
+    def moving(self, there: Node, *wanted: Record, options: Options = QUICK, **keys: Any) -> Generator[Record]:
         with arrivals_for(self.archive, self.local) as arrivals:
             assert isinstance(arrivals, Receiving)
             pairs = [(there, record) for record in wanted]
@@ -85,9 +87,6 @@ def start_pacs(request: pytest.FixtureRequest, tool: RunTool, tmp_path: Path) ->
         return node_of(peer)
 
     yield start_it
-
-
-from contextlib import ExitStack, contextmanager  # noqa: E402
 
 
 @contextmanager
@@ -243,6 +242,19 @@ def test_a_destination_at_another_port_is_told(
     assert f"no connection came back to port {station.local.port}" in problem["reason"]
 
 
+def test_a_node_that_sends_to_somebody_else_is_told(
+    dcmqrscp: StartDcmqrscp, storescp: StartStorescp, tool: RunTool, station: Station, studies: Path
+) -> None:
+    peer = dcmqrscp({"DEST": storescp().port})
+    fill(peer, studies, tool)
+
+    records = station.move(node_of(peer), STUDY, {**STUDY, "StudyInstanceUID": uid(2, 3)})
+
+    assert [problem["exit_code"] for problem in errors(records)] == [69, 69]
+    assert "says that it has sent 6 instances, and no connection came" in errors(records)[0]["reason"]
+    assert "it has another address for 'DEST'" in errors(records)[0]["advice"]
+
+
 def test_an_unreachable_node_ends_with_69_and_is_not_asked_again_for_each_study(
     station: Station, free_port: Callable[[], int]
 ) -> None:
@@ -332,6 +344,17 @@ def test_a_stop_in_the_middle_cancels_and_names_what_is_missing(
     (incomplete,) = events(records, "incomplete")
     assert 0 < incomplete["received"] < 100
     assert states(station.move(there, STUDY))["study-complete"] == 1
+
+
+def test_a_reader_that_has_enough_ends_the_association(station: Station, tmp_path: Path) -> None:
+    write_series(tmp_path / "files", 100, side=128)
+    with our_pacs(archive_of(tmp_path / "pacs", tmp_path / "files"), {"DEST": station.local.port}) as pacs:
+        moving = station.moving(node(pacs.port), STUDY)
+        next(moving)
+        moving.close()
+        wait_until(lambda: pacs.listener.active == 0, what="the end of the association")
+
+    assert len(station.uids) < 100
 
 
 def test_a_full_disk_ends_it_all_at_once(station: Station, tmp_path: Path) -> None:
@@ -528,6 +551,44 @@ def test_a_pacs_that_tells_nothing_of_its_instances_is_believed_when_it_says_tha
         records = station.move(node(port), STUDY)
 
     assert states(records) == {"received": 2, "series-complete": 1, "study-complete": 1}
+
+
+def test_a_series_that_is_new_at_the_pacs_comes_with_its_study(station: Station) -> None:
+    def on_move(_pacs: Liar, association: Association, message: Message) -> None:
+        send_to(station.local.port, 1, 2, 3)
+        send_to(station.local.port, 4, SeriesInstanceUID=uid(1, 1, 2))
+        association.send(message.context, response(message, 0, NumberOfCompletedSuboperations=4))
+
+    with scripted(Liar(UIDS, on_move)) as port:
+        records = station.move(node(port), STUDY)
+
+    assert states(records) == {"received": 4, "series-complete": 2, "study-complete": 1}
+    assert pick(records[-1], "expected", "received", "series") == {"expected": 4, "received": 4, "series": 2}
+
+
+def test_a_busy_pacs_is_asked_again(station: Station) -> None:
+    def on_move(pacs: Liar, association: Association, message: Message) -> None:
+        if len(pacs.moves) == 1:
+            association.send(message.context, response(message, 0xA701))
+            return
+        send_to(station.local.port, 1, 2, 3)
+        association.send(message.context, response(message, 0, NumberOfCompletedSuboperations=3))
+
+    with scripted(Liar(UIDS, on_move)) as port:
+        records = station.move(node(port), STUDY)
+
+    assert states(records) == {"received": 3, "series-complete": 1, "study-complete": 1}
+
+
+def test_a_busy_pacs_that_stays_so_ends_with_75(station: Station) -> None:
+    def on_move(_pacs: Liar, association: Association, message: Message) -> None:
+        association.send(message.context, response(message, 0xA701))
+
+    with scripted(Liar(UIDS, on_move)) as port:
+        records = station.move(node(port), STUDY, options=Options(retries=0))
+
+    assert [problem["exit_code"] for problem in errors(records)] == [75]
+    assert "A701" in errors(records)[0]["reason"]
 
 
 def test_endless_pending_without_progress_is_ended(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:

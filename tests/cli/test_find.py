@@ -1,0 +1,188 @@
+"""dcmtools find as a process: what it finds in an index and on nodes, for itself and for records on stdin."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import records
+from tests.conftest import RunDcmtools
+from tests.peers.processes import StartDcmqrscp
+
+Find = Callable[..., "tuple[int, list[dict[str, object]], str]"]
+
+
+@pytest.fixture
+def find(dcmtools: RunDcmtools, filled: Path) -> Find:
+    """Runs find on the archive; exit code, records, stderr."""
+
+    def go(*words: object, stdin: str = "") -> tuple[int, list[dict[str, object]], str]:
+        done = dcmtools("find", "--archive", filled, *words, stdin=stdin)
+        return done.returncode, records(done.stdout), done.stderr
+
+    return go
+
+
+def test_find_without_selectors_gives_all_studies_and_says_nothing(find: Find) -> None:
+    code, found, said = find()
+
+    assert (code, said) == (0, "")
+    assert [one["type"] for one in found] == ["study"] * 3
+    assert {one["NumberOfStudyRelatedInstances"] for one in found} == {25}
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["--patient-id", "phantom-0-00[1]"], 0),
+        (["--patient-id", "phantom-0-00?"], 3),
+        (["-p", "PHANTOM-0-001"], 1),
+        (["-n", "müller*"], 1),
+        (["--date", "2024-01-31"], 3),
+        (["--date", "20240101-20240131", "--limit", "2"], 2),
+        (["--until", "2024-01-30"], 0),
+        (["-m", "SR,CT", "--level", "series"], 3),
+        (["-m", "MR"], 3),
+        (["--level", "patient"], 3),
+        (["--level", "image", "--where", "InstanceNumber=1"], 6),
+        (["--physician", "smith*"], 2),
+        (["--description", "Head*", "-l", "series"], 3),
+        (["--description", "Phantom"], 3),
+        (["-k", "PatientSex=F"], 1),
+    ],
+)
+def test_selectors_select(find: Find, words: list[str], count: int) -> None:
+    code, found, said = find(*words)
+
+    assert (code, len(found), said) == (0, count, "")
+
+
+def test_answers_come_in_the_order_asked_for(find: Find) -> None:
+    _, found, _ = find("--sort", "-PatientID")
+
+    assert [one["PatientID"] for one in found] == ["PHANTOM-0-003", "PHANTOM-0-002", "PHANTOM-0-001"]
+
+
+def test_paths_are_those_of_instances_and_are_there(dcmtools: RunDcmtools, filled: Path) -> None:
+    done = dcmtools("find", "--archive", filled, "--modality", "MR", "--format", "paths0")
+
+    paths = done.stdout.split("\0")[:-1]
+    assert len(paths) == 72
+    assert all(Path(path).is_file() for path in paths)
+
+
+def test_nothing_found_is_0_and_3_when_that_is_to_fail(find: Find) -> None:
+    assert find("--patient-id", "nobody")[:2] == (0, [])
+    assert find("--patient-id", "nobody", "--fail-if-empty")[:2] == (3, [])
+
+
+def test_missing_index_is_66_and_says_how_to_make_one(dcmtools: RunDcmtools) -> None:
+    done = dcmtools("find", "--index", "nowhere.jsonl")
+
+    assert done.returncode == 66
+    assert "dcmtools index" in done.stderr
+    assert records(done.stdout)[0]["cause"] == "missing"
+
+
+def test_index_elsewhere_is_asked_with_the_paths_of_its_own_folder(dcmtools: RunDcmtools, filled: Path) -> None:
+    done = dcmtools("find", "--index", filled / "index.jsonl", "--format", "paths", "--archive", "elsewhere")
+
+    assert all(Path(path).is_file() for path in done.stdout.splitlines())
+
+
+# Records on stdin
+
+
+def lines(*found: dict[str, object]) -> str:
+    return "".join(json.dumps(one) + "\n" for one in found)
+
+
+def test_records_on_stdin_ask_for_what_belongs_to_them(find: Find) -> None:
+    _, studies, _ = find("--sort", "PatientID", "--limit", "2")
+
+    code, series, said = find("-", "--level", "series", stdin=lines(*studies))
+
+    assert (code, said) == (0, "")
+    assert len(series) == 4
+    assert {one["StudyInstanceUID"] for one in series} == {one["StudyInstanceUID"] for one in studies}
+
+
+def test_records_of_a_lower_level_ask_for_what_is_above_them_once(find: Find) -> None:
+    _, instances, _ = find("--level", "instance")
+
+    code, studies, _ = find("-", stdin=lines(*instances))
+
+    assert (code, len(studies)) == (0, 3)
+
+
+def test_keys_on_stdin_are_matched(find: Find) -> None:
+    wishes = lines(
+        {"AccessionNumber": "*"}, {"PatientName": "müller*"}, {"type": "patient", "PatientID": "PHANTOM-0-002"}
+    )
+
+    code, found, _ = find("-", "--sort", "PatientID", stdin=wishes)
+
+    assert (code, len(found)) == (0, 3)
+
+
+def test_selectors_narrow_what_records_ask_for(find: Find) -> None:
+    _, studies, _ = find()
+
+    _, found, _ = find("-", "--level", "series", "--modality", "SR", stdin=lines(*studies))
+
+    assert [one["Modality"] for one in found] == ["SR"] * 3
+
+
+def test_what_cannot_be_asked_for_is_told_and_the_rest_is_asked(find: Find) -> None:
+    error = {"type": "error", "cause": "x", "reason": "from upstream", "exit_code": 65}
+
+    code, found, said = find("-", stdin=lines(error, {"PatientID": "PHANTOM-0-001"}, {"Fruit": "apple"}) + "{torn\n")
+
+    assert code == 3
+    assert sorted(str(one["type"]) for one in found) == ["error", "error", "error", "study"]
+    assert "from upstream" not in said
+    assert "nothing that could be asked for" in said
+
+
+# Nodes
+
+
+def test_unknown_node_is_78_and_unreachable_one_69(dcmtools: RunDcmtools, free_port: Callable[[], int]) -> None:
+    unknown = dcmtools("find", "--node", "NOWHERE")
+    unreachable = dcmtools("find", "--node", f"NOBODY@127.0.0.1:{free_port()}")
+
+    assert (unknown.returncode, unreachable.returncode) == (78, 69)
+    assert records(unreachable.stdout)[0]["cause"] == "unreachable"
+
+
+def test_node_and_index_answer_alike_and_a_node_that_is_away_stops_no_other(
+    dcmtools: RunDcmtools, dcmqrscp: StartDcmqrscp, filled: Path, free_port: Callable[[], int]
+) -> None:
+    pacs = dcmqrscp()
+    sent = dcmtools("store", "--archive", filled, "--all", "--to", pacs.node)
+    away = f"NOBODY@127.0.0.1:{free_port()}"
+
+    here = dcmtools("find", "--archive", filled, "--modality", "MR", "--level", "series", "--format", "uids")
+    there = dcmtools("find", "--node", pacs.node, "--modality", "MR", "--level", "series", "--format", "uids")
+    both = dcmtools("find", "--node", f"{away},{pacs.node}", "--level", "series")
+    for_each = dcmtools("find", "-", "--level", "series", stdin=dcmtools("find", "--node", pacs.node).stdout)
+
+    assert sent.returncode == 0, sent.stderr
+    assert there.returncode == 0
+    assert sorted(here.stdout.split()) == sorted(there.stdout.split())
+    assert both.returncode == 3
+    assert len(records(both.stdout, "series")) == 6
+    assert [one["node"] for one in records(both.stdout, "error")] == [away]
+    assert {one["node"] for one in records(for_each.stdout, "series")} == {pacs.node}
+    assert len(records(for_each.stdout, "series")) == 6
+
+
+def test_node_that_is_away_is_waited_for_once(find: Find, free_port: Callable[[], int]) -> None:
+    away = f"NOBODY@127.0.0.1:{free_port()}"
+    wishes: list[dict[str, object]] = [{"type": "patient", "PatientID": f"P{number}"} for number in range(3)]
+
+    code, found, _ = find("-", "--node", away, stdin=lines(*wishes))
+
+    assert code == 69
+    assert [one["cause"] for one in found] == ["unreachable"] * 3

@@ -1,0 +1,77 @@
+"""dcmtools import as a process."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import records
+from tests.conftest import RunDcmtools
+
+
+@pytest.fixture
+def scans(tmp_path: Path, phantoms: Path) -> Path:
+    """A folder with 75 instances that may be written to."""
+    return Path(shutil.copytree(phantoms, tmp_path / "scans"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "state", "left"),
+    [([], "copied", 75), (["--copy"], "copied", 75), (["--link"], "linked", 75), (["--move"], "moved", 0)],
+)
+def test_files_come_into_the_archive(
+    dcmtools: RunDcmtools, scans: Path, tmp_path: Path, flags: list[str], state: str, left: int
+) -> None:
+    done = dcmtools("import", scans, "--archive", "archive", *flags)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {one["state"] for one in records(done.stdout, "instance")} == {state}
+    assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 75
+    assert len(list(scans.rglob("*.dcm"))) == left
+
+
+def test_second_import_does_nothing_and_says_present(dcmtools: RunDcmtools, scans: Path) -> None:
+    dcmtools("import", scans, "--archive", "archive")
+
+    again = dcmtools("import", scans, "--archive", "archive")
+    changed = dcmtools("import", scans, "--archive", "archive", "--new")
+
+    assert {one["state"] for one in records(again.stdout, "instance")} == {"present"}
+    assert records(changed.stdout, "instance") == []
+    assert records(changed.stdout)[-1]["counts"] == {"instance": 75}
+
+
+def test_reference_leaves_the_files_and_takes_another_index(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+    done = dcmtools("import", scans, "--reference", "--index", "refs.jsonl")
+
+    assert done.returncode == 0
+    assert (tmp_path / "refs.jsonl").exists()
+    assert {Path(one["path"]).is_relative_to(scans) for one in records(done.stdout, "instance")} == {True}
+
+
+def test_another_index_for_copies_and_two_ways_at_once_are_refused(dcmtools: RunDcmtools, scans: Path) -> None:
+    for words in (["--index", "refs.jsonl"], ["--copy", "--move"]):
+        assert dcmtools("import", scans, "--archive", "archive", *words).returncode == 2
+
+
+def test_other_file_of_the_same_uid_is_in_conflict(dcmtools: RunDcmtools, scans: Path) -> None:
+    dcmtools("import", scans, "--archive", "archive")
+    other = next(scans.rglob("*.dcm"))
+    data = bytearray(other.read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+
+    done = dcmtools("import", scans, "--archive", "archive")
+
+    assert done.returncode == 3
+    assert [one["state"] for one in records(done.stdout, "instance")].count("conflict") == 1
+
+
+def test_records_of_an_index_elsewhere_are_imported(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+    dcmtools("index", scans, "--index", "refs.jsonl")
+    found = dcmtools("find", "--index", "refs.jsonl", "--modality", "SR", "--level", "instance").stdout
+
+    done = dcmtools("import", "-", "--archive", "archive", stdin=found)
+
+    assert done.returncode == 0
+    assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 3
