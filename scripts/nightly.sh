@@ -12,8 +12,8 @@
 #   SHARE=$PWD/share              where they are sorted by physician
 #   LOGS=$PWD/logs                nightly.log has what was said, nightly.jsonl the last stage's records (with patient data)
 #
-# Exit code: 75 when the last run still runs; else that of the pipe: 0 all done, 3 some items failed and the next run
-# tries them again, 69 74 75 76 worth a retry (see the README).
+# Exit code: 0 all done; 3 some items failed and the next run tries them again; 75 the last run still runs; else the code
+# of the stage that could not do its work: 69 74 75 76 are worth a retry (see the README).
 set -euo pipefail
 umask 077
 
@@ -43,13 +43,24 @@ fi
 said=$(mktemp "$logs/.dcmtools-nightly-XXXXXX")
 trap 'rm -f "$said"' EXIT
 
-status=0
+set +e
 {
     dcmtools find --quiet --node "$node" --date="-${days}d..yesterday" "$@" |
         dcmtools move --quiet - |
         dcmtools convert-nifti --quiet - --out "$nifti" |
         dcmtools sort-by-physician --quiet - --out "$share" >>"$logs/nightly.jsonl"
-} 2>"$said" || status=$?
+    codes=("${PIPESTATUS[@]}")
+} 2>"$said"
+set -e
+
+# A stage that fails makes those behind it end with 3 and those before it with 75 (nobody reads them any more), so the
+# cause is the last code that is neither 0 nor 3. The pipe's own exit code would be 3 while the PACS is away.
+status=0
+for code in "${codes[@]}"; do
+    if ((code != 0 && (code != 3 || status == 0))); then
+        status=$code
+    fi
+done
 
 {
     printf '%s nightly %s: exit code %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$node" "$status"

@@ -1,4 +1,4 @@
-"""scripts/nightly.sh as cron calls it, with a stand-in for the commands: the script's own part is tried here."""
+"""scripts/nightly.sh as cron calls it, mostly with a stand-in for the commands: the script's own part is tried here."""
 
 import json
 import os
@@ -11,13 +11,16 @@ import pytest
 from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "nightly.sh"
-# find prints a record, the others add their name to it; the stage named by FAILING ends with 69, and find waits
-# while a file `wait` lies in its folder.
+# find prints a record, the others add their name to it; the stage named by FAILING ends with 69, each with its own of
+# CODES, and find waits while a file `wait` lies in its folder.
 STAND_IN = """#!/bin/bash
 echo "$*" >>calls
 while [[ $1 == find && -e wait ]]; do sleep 0.05; done
 if [[ $1 == find ]]; then echo '{"StudyInstanceUID":"1.2.3"}'; else sed "s/}$/,\\"$1\\":true}/"; fi
 if [[ $1 == "$FAILING" ]]; then echo "PACS is away" >&2; exit 69; fi
+declare -A codes
+read -r codes[find] codes[move] codes[convert-nifti] codes[sort-by-physician] <<<"$CODES"
+exit "${codes[$1]:-0}"
 """
 
 Nightly = Callable[..., subprocess.Popen[str]]
@@ -40,7 +43,7 @@ def nightly(tmp_path: Path) -> Nightly:
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "PATH": path, "FAILING": "", **settings},
+            env={**os.environ, "PATH": path, "FAILING": "", "CODES": "", **settings},
         )
 
     return start
@@ -72,6 +75,34 @@ def test_stage_that_fails_gives_the_exit_code_and_the_words(nightly: Nightly, tm
     assert ended(nightly("PACS", FAILING=stage)) == (69, "", "PACS is away\n")
 
     assert "exit code 69\nPACS is away\n" in (tmp_path / "logs" / "nightly.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [
+        ("69 3 3 3", 69),  # the PACS is away
+        ("0 69 3 3", 69),
+        ("0 75 78 3", 78),  # nobody reads what move still says
+        ("0 75 75 74", 74),
+        ("0 3 3 3", 3),
+        ("0 0 0 3", 3),
+        ("0 0 0 0", 0),
+    ],
+)
+def test_exit_code_tells_the_cause_and_not_what_came_of_it(nightly: Nightly, codes: str, code: int) -> None:
+    assert ended(nightly("PACS", CODES=codes))[0] == code
+
+
+def test_real_commands_tell_of_a_node_that_is_away(
+    tmp_path: Path, environment: dict[str, str], free_port: Callable[[], int]
+) -> None:
+    node = f"PACS@127.0.0.1:{free_port()}"
+    own = {**environment, "DCMTOOLS_ARCHIVE": str(tmp_path / "archive")}
+
+    answer = subprocess.run([SCRIPT, node], env=own, cwd=tmp_path, capture_output=True, check=False, text=True)
+
+    assert (answer.returncode, answer.stdout) == (69, "")
+    assert f"cannot reach {node}" in answer.stderr
 
 
 def test_second_run_beside_the_first_ends_with_75_and_starts_nothing(nightly: Nightly, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from dcmtools.cli.frame import Frame
 from dcmtools.model.errors import BadData, DcmtoolsError
 from dcmtools.model.keys import QUERY_BY_KEYWORD
-from dcmtools.model.node import Node
 from dcmtools.model.query import Query
 from dcmtools.model.record import UNIQUE_KEY, Record, encode, pick, type_of
+
+if TYPE_CHECKING:
+    from dcmtools.model.node import Node
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _AT_ONCE = 64  # records that one question is about: C-FIND takes a list of UIDs (PS3.4 C.2.2.2.2)
@@ -127,7 +130,7 @@ def _ordered(answers: Iterable[Record], query: Query) -> Iterator[Record]:
     yield from aside
 
 
-def _known(frame: Frame, names: Sequence[str]) -> list[Node]:
+def _known(frame: Frame, names: Sequence[str]) -> "list[Node]":
     return [frame.settings.registry.get(name) for name in names]
 
 

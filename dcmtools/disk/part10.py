@@ -10,7 +10,6 @@ from hashlib import sha256
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is an exception's name everywhere else
 
-from dcmtools import __version__
 from dcmtools.disk.dataset import LONG_VRS, SHORT_VRS, WINDOW, Encoding, encoding_of
 from dcmtools.disk.inflated import Buffer, Inflated, Read
 from dcmtools.model.errors import BadData, from_os
@@ -19,10 +18,10 @@ from dcmtools.model.uids import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION,
     IMPLICIT_VR_LITTLE_ENDIAN,
 )
 
-IMPLEMENTATION_VERSION_NAME = f"DCMTOOLS_{__version__.replace('.', '')}"[:16]
 PREAMBLE = 128
 _MAX_META = 1 << 20
 _BLOCK = 1 << 20
@@ -215,7 +214,7 @@ def encode_meta(sop_class: str, sop_instance: str, syntax: str, source_ae: str =
             _short(0x03, b"UI", sop_instance, b"\0"),
             _short(0x10, b"UI", syntax, b"\0"),
             _short(0x12, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
-            _short(0x13, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
+            _short(0x13, b"SH", IMPLEMENTATION_VERSION, b" "),
             _short(0x16, b"AE", source_ae, b" ") if source_ae else b"",
         )
     )

@@ -1,5 +1,7 @@
 """The UIDs that the house itself needs by name (PS3.6 A)."""
 
+from dcmtools import __version__
+
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
@@ -18,6 +20,7 @@ STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
 # 2.25 + the UUID made once for this program (PS3.5 B.2); the version name says the rest (PS3.7 D.3.3.2).
 IMPLEMENTATION_CLASS_UID = "2.25.252386213094163094386094138734208712043"
+IMPLEMENTATION_VERSION = f"DCMTOOLS_{__version__.replace('.', '')}"[:16]
 
 # The transfer syntaxes whose objects carry their own pixels, most wanted first: what arrives as it is stored loses
 # nothing. JPIP and the other referenced ones point elsewhere and are no use in an archive.

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from dcmtools.model.errors import CannotCreate, DcmtoolsError, ProtocolError, Refused, TryLater
-from dcmtools.model.uids import APPLICATION_CONTEXT, IMPLEMENTATION_CLASS_UID
+from dcmtools.model.uids import APPLICATION_CONTEXT, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dcmtools.network import pdu
 from dcmtools.network.association import SERVICE_PROVIDER, Association, Context, Released, Timeouts
-from dcmtools.network.requestor import IMPLEMENTATION_VERSION
 from dcmtools.network.upper_layer import MAX_PDU, Connection, reset
 
 PERMANENT, TRANSIENT = 1, 2

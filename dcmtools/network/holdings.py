@@ -32,6 +32,10 @@ class Series:
     here: set[str] = field(default_factory=set)
     told: bool = False
     moved_whole: bool = False
+    _left: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._left = set(self.uids)
 
     @property
     def expected(self) -> int:
@@ -41,19 +45,19 @@ class Series:
     @property
     def missing(self) -> list[str]:
         """The instances that are known by UID and not here."""
-        return sorted(self.uids - self.here)
+        return sorted(self._left)
 
     @property
     def complete(self) -> bool:
         """Whether all is here that the node tells of; where it tells nothing, whether it says that it has sent all."""
         if not self.expected:
             return self.moved_whole and bool(self.here)
-        return self.uids <= self.here and len(self.here) >= self.expected
+        return not self._left and len(self.here) >= self.expected
 
     @property
     def lacks(self) -> int:
         """How many instances are not here, as far as that is known."""
-        return max(len(self.uids - self.here), self.expected - len(self.here), 0)
+        return max(len(self._left), self.expected - len(self.here), 0)
 
     def wants(self, uid: str) -> bool:
         """Whether an instance is one of those that were asked for; a list that is too short cannot tell."""
@@ -64,6 +68,7 @@ class Series:
         if self.picked and uid not in self.uids:
             return False
         self.here.add(uid)
+        self._left.discard(uid)
         return True
 
 

@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from dcmtools import __version__
 from dcmtools.model.errors import Unavailable
 from dcmtools.model.node import Local, Node, check_hours
-from dcmtools.model.uids import IMPLEMENTATION_CLASS_UID
+from dcmtools.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dcmtools.network import pdu
 from dcmtools.network.association import Association, Timeouts, establish, proposals
 from dcmtools.network.upper_layer import MAX_PDU, Connection
 
-IMPLEMENTATION_VERSION = f"DCMTOOLS_{__version__.replace('.', '')}"[:16]
 _NO_ROLES: Mapping[str, tuple[bool, bool]] = MappingProxyType({})
 
 

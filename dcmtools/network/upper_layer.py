@@ -85,7 +85,7 @@ class Connection:
             raise Closed(f"the connection broke while sending: {_words(problem)}", "try again") from problem
 
     def wait(self, seconds: float = 0, wake: int | None = None) -> bool:
-        """Whether something of the peer's is there to be read; waits for it, or for the descriptor `wake`, that long."""
+        """Whether something of the peer's can be read; waits that long for it, or for the descriptor `wake`."""
         if self._end > self._start or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
             return True
         poll = select.poll()  # select() ends at descriptor 1024

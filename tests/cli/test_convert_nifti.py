@@ -126,8 +126,8 @@ def test_sorted_volumes_lie_in_a_folder_of_their_physician(dcmtools: RunDcmtools
     placed = records(first.stdout, "file")
     assert {one["state"] for one in placed} == {"linked"}
     assert {one["state"] for one in records(second.stdout, "file")} == {"present"}
-    folders = {Path(one["path"]).relative_to(tmp_path / "share").parts[0] for one in placed}
-    assert folders == {"Smith_John", "_unknown"}
+    folders = {Path(one["path"]).relative_to(tmp_path / "share").parts[0].casefold() for one in placed}
+    assert folders == {"smith_john", "_unknown"}  # whichever spelling came first
 
 
 def test_instances_are_sorted_too_by_selectors_or_paths(dcmtools: RunDcmtools, filled: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """dcmtools find as a process: what it finds in an index and on nodes, for itself and for records on stdin."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -94,7 +94,7 @@ def test_index_elsewhere_is_asked_with_the_paths_of_its_own_folder(dcmtools: Run
 # Records on stdin
 
 
-def lines(*found: dict[str, object]) -> str:
+def lines(*found: Mapping[str, object]) -> str:
     return "".join(json.dumps(one) + "\n" for one in found)
 
 
@@ -114,6 +114,19 @@ def test_records_of_a_lower_level_ask_for_what_is_above_them_once(find: Find) ->
     code, studies, _ = find("-", stdin=lines(*instances))
 
     assert (code, len(studies)) == (0, 3)
+
+
+def test_more_records_than_fit_one_question_are_all_asked_for(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    studies = [{"type": "study", "StudyInstanceUID": f"1.2.{number}"} for number in range(150)]
+    index = [
+        {**one, "type": "instance", "SOPInstanceUID": f"{number}", "path": "x"} for number, one in enumerate(studies)
+    ]
+    (tmp_path / "index.jsonl").write_text(lines(*index))
+
+    done = dcmtools("find", "-", "--index", "index.jsonl", "--format", "uids", stdin=lines(*studies[:140]))
+
+    assert done.returncode == 0
+    assert done.stdout.split() == [one["StudyInstanceUID"] for one in studies[:140]]
 
 
 def test_keys_on_stdin_are_matched(find: Find) -> None:

@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -28,9 +29,11 @@ main()
 PRESENT = [name for name in COMMANDS if find_spec(f"dcmtools.cli.{COMMANDS[name][0]}")]
 
 
-def loaded(*args: str) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", LOADED, *args], capture_output=True, text=True, check=True)
-    return set(done.stderr.split())
+def loaded(*args: object, code: int = 0, env: dict[str, str] | None = None) -> set[str]:
+    command = [sys.executable, "-c", LOADED, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == code, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
 
 
 def test_help_loads_typer_and_the_list_of_commands_only() -> None:
@@ -54,6 +57,24 @@ def test_help_of_a_command_loads_nothing_heavy_and_no_library_of_ours(command: s
     assert not HEAVY & {name.partition(".")[0] for name in modules}
     rooms = {".".join(name.split(".")[:2]) for name in modules if name.startswith("dcmtools.")}
     assert not rooms & {"dcmtools.network", "dcmtools.files", "dcmtools.images"}
+
+
+def test_commands_of_the_wire_and_the_index_load_no_heavy_library_while_they_work(
+    environment: dict[str, str], phantoms: Path, filled: Path, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    away, report = f"NOBODY@127.0.0.1:{free_port()}", next(phantoms.rglob("*.dcm"))
+    calls: list[tuple[list[object], int]] = [
+        (["find", "--archive", filled], 0),
+        (["find", "--node", away], 69),
+        (["echo", away], 69),
+        (["store", report, "--to", away], 69),
+        (["import", report, "--archive", tmp_path / "archive"], 0),
+        (["nodes", "list"], 0),
+    ]
+
+    for words, code in calls:
+        modules = loaded(*words, code=code, env=environment)
+        assert not (HEAVY - {"concurrent", "logging"}) & {name.partition(".")[0] for name in modules}, words
 
 
 @pytest.mark.parametrize("command", PRESENT)

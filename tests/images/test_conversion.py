@@ -151,24 +151,35 @@ def test_a_report_is_skipped(tmp_path: Path, out: Path) -> None:
     assert "exit_code" not in skipped
 
 
-def test_a_picture_without_a_place_is_converted_where_the_engine_can(tmp_path: Path, out: Path) -> None:
+def test_a_clip_without_a_place_is_skipped_and_no_process_is_started(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clip = make_slices(
         count=1,
         SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1",
         Modality="US",
         NumberOfFrames=3,
-        PixelData=bytes(range(256)) * (24 * 24 * 2 * 3 // 256 + 1),
+        PixelData=(bytes(range(256)) * 14)[: 24 * 24 * 2 * 3],
         ImagePositionPatient=None,
         ImageOrientationPatient=None,
     )
-    clip[0].PixelData = clip[0].PixelData[: 24 * 24 * 2 * 3]
+    monkeypatch.setattr("subprocess.Popen", None)
 
-    volume = only(run(write(tmp_path, clip), out))
+    skipped = only(run(write(tmp_path, clip), out))
 
-    assert (volume["state"], volume["shape"]) == ("converted", [24, 24, 3])
+    assert (skipped["state"], skipped["cause"]) == ("skipped", "no-geometry")
 
 
-def test_a_picture_without_a_place_is_skipped_where_the_engine_cannot(tmp_path: Path, out: Path) -> None:
+def test_an_image_without_a_place_is_converted_where_the_engine_can(tmp_path: Path, out: Path) -> None:
+    records = write(tmp_path, make_slices(count=1, ImagePositionPatient=None, ImageOrientationPatient=None))
+
+    volume = only(run(records, out))
+
+    assert (volume["state"], volume["shape"]) == ("converted", [24, 24, 1])
+    assert volume["audit"]["positions"] == 0
+
+
+def test_an_image_without_a_place_is_skipped_where_the_engine_cannot(tmp_path: Path, out: Path) -> None:
     records = write(tmp_path, make_slices(count=1, ImagePositionPatient=None, ImageOrientationPatient=None))
 
     for _ in range(2):

@@ -306,7 +306,7 @@ def serve(start_dcmtools: StartDcmtools, tmp_path: Path) -> Callable[..., "Serve
 class Server:
     """A running `dcmtools listen`."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int, archive: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, archive: Path) -> None:
         self.process, self.port, self.archive = process, port, archive
 
     def instances(self) -> list[Path]:

@@ -1,5 +1,7 @@
 """The PDU codec against itself, against garbage, and against pynetdicom's."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,7 @@ def test_pynetdicom_reads_our_request_as_we_meant_it(request: pdu.Request) -> No
     theirs.decode(pdu.encode_request(request))
 
     assert str(theirs.called_ae_title).strip() == request.called
+    assert theirs.user_information
     assert theirs.user_information.maximum_length == request.max_pdu
     assert [
         (one.context_id, str(one.abstract_syntax), tuple(str(uid) for uid in one.transfer_syntax))
@@ -53,10 +56,8 @@ def test_pynetdicom_reads_our_request_as_we_meant_it(request: pdu.Request) -> No
 @given(st.binary(max_size=400))
 def test_garbage_is_a_protocol_error_and_nothing_else(body: bytes) -> None:
     for decode in (pdu.decode_request, pdu.decode_accept):
-        try:
+        with suppress(ProtocolError):
             decode(body)
-        except ProtocolError as problem:
-            assert problem.exit_code == 76
 
 
 @given(requests(), st.data())
@@ -67,10 +68,8 @@ def test_a_request_with_a_flipped_byte_never_raises_anything_but_a_protocol_erro
     position = data.draw(st.integers(0, len(body) - 1))
     body[position] ^= data.draw(st.integers(1, 255))
 
-    try:
+    with suppress(ProtocolError):
         pdu.decode_request(bytes(body))
-    except ProtocolError:
-        return
 
 
 @given(st.lists(st.tuples(st.integers(1, 255), st.integers(0, 3), st.binary(max_size=50)), max_size=6))

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dcmtools.disk.index import Index
+from dcmtools.model.record import Record
+from tests.builders import uid, write_instance, write_series
+from tests.conftest import RunDcmtools, StartDcmtools
+from tests.peers.processes import StartDcmqrscp, StartStorescp
+from tests.waiting import wait_until
+
+
+def records(text: str) -> list[Record]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_paths_are_sent_and_the_stream_is_framed(
+    dcmtools: RunDcmtools, storescp: StartStorescp, tmp_path: Path
+) -> None:
+    peer = storescp()
+    write_series(tmp_path / "in", 3)
+    (tmp_path / "in" / "README.txt").write_text("below a folder this is passed over " * 10)
+
+    done = dcmtools("store", "in", "--to", peer.node)
+
+    begin, *sent, end = records(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (begin["event"], end["event"], end["exit_code"]) == ("begin", "end", 0)
+    assert [one["state"] for one in sent] == ["sent"] * 3
+    assert end["counts"] == {"instance": 3}
+    assert len(list(peer.folder.iterdir())) == 3
+    assert done.stderr == ""
+
+
+def test_bad_files_that_are_named_end_with_3_and_the_others_are_sent(
+    dcmtools: RunDcmtools, storescp: StartStorescp, tmp_path: Path
+) -> None:
+    peer = storescp()
+    write_series(tmp_path / "in", 2)
+    (tmp_path / "notes.txt").write_text("no DICOM " * 30)
+    cut = tmp_path / "in" / "cut.dcm"
+    cut.write_bytes(write_instance(tmp_path / "x.dcm", 2).read_bytes()[:-9])
+
+    done = dcmtools("store", "in", "notes.txt", "gone.dcm", "--to", peer.node)
+
+    assert done.returncode == 3
+    found = [one for one in records(done.stdout) if one["type"] != "event"]
+    assert sorted(str(one.get("cause") or one["state"]) for one in found) == [
+        "missing", "not-dicom", "sent", "sent", "truncated",
+    ]  # fmt: skip
+    assert len(list(peer.folder.iterdir())) == 2
+    assert "cut.dcm" in done.stderr
+    assert "notes.txt" in done.stderr
+
+
+def test_records_of_every_level_are_sent_from_the_index(
+    dcmtools: RunDcmtools, storescp: StartStorescp, tmp_path: Path
+) -> None:
+    peer = storescp()
+    for study in (1, 2):
+        write_series(tmp_path / "in", 2, 1, study)
+    assert dcmtools("import", "in", "--archive", "archive").returncode == 0
+    found = dcmtools("find", "--date", "2024-01-01", "--archive", "archive")
+
+    done = dcmtools("store", "-", "--to", peer.node, "--archive", "archive", stdin=found.stdout)
+    everything = dcmtools("store", "--all", "--to", peer.node, "--archive", "archive")
+    chosen = dcmtools("store", "--study-uid", uid(1, 2), "--to", peer.node, "--archive", "archive", "--format", "uids")
+
+    assert [done.returncode, everything.returncode, chosen.returncode] == [0, 0, 0]
+    sent = [one for one in records(done.stdout) if one["type"] == "instance"]
+    assert {one["SOPInstanceUID"] for one in sent} == {uid(1, 1, 1, 1), uid(1, 1, 1, 2)}
+    assert sent[0]["PatientID"] == "P1"
+    assert len([one for one in records(everything.stdout) if one.get("state") == "sent"]) == 4
+    assert sorted(chosen.stdout.split()) == [uid(1, 2, 1, 1), uid(1, 2, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--to", "NOBODY@127.0.0.1:1", "in"], 69, "cannot reach NOBODY@127.0.0.1:1"),
+        (["--to", "UNKNOWN", "in"], 78, "UNKNOWN"),
+        (["--to", "X@127.0.0.1:1"], 2, "nothing was chosen"),
+        (["--to", "X@127.0.0.1:1", "in", "--modality", "MR"], 2, "selectors choose from the index"),
+        (["in"], 2, "--to"),
+    ],
+)
+def test_what_cannot_begin_says_why(
+    dcmtools: RunDcmtools, tmp_path: Path, words: list[str], code: int, said: str
+) -> None:
+    write_series(tmp_path / "in", 2)
+
+    done = dcmtools("store", *words)
+
+    assert done.returncode == code
+    assert said in done.stderr
+    assert records(done.stdout)[-1].get("exit_code") == code
+
+
+def test_an_ae_title_that_the_node_does_not_know_ends_with_77(
+    dcmtools: RunDcmtools, dcmqrscp: StartDcmqrscp, tmp_path: Path
+) -> None:
+    peer = dcmqrscp()
+    write_series(tmp_path / "in", 2)
+
+    done = dcmtools("store", "in", "--to", f"WRONG@127.0.0.1:{peer.port}")
+
+    assert done.returncode == 77
+    assert "called AE title 'WRONG' not recognized" in done.stderr
+
+
+def test_a_dry_run_tells_the_plan_and_sends_nothing(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 2)
+
+    done = dcmtools("store", "in", "--to", "X@127.0.0.1:1", "--dry-run")
+
+    assert done.returncode == 0
+    assert [one.get("state") for one in records(done.stdout)][1:-1] == ["planned"] * 2
+
+
+def test_everything_refused_ends_with_the_code_of_the_cause(
+    dcmtools: RunDcmtools, storescp: StartStorescp, tmp_path: Path
+) -> None:
+    peer = storescp()
+    write_series(tmp_path / "in", 2, SOPClassUID=uid(3))
+
+    done = dcmtools("store", "in", "--to", peer.node)
+
+    assert done.returncode == 69
+    assert "does not take" in done.stderr
+
+
+def test_sigterm_ends_it_with_143_and_it_has_told_of_all_that_was_sent(
+    start_dcmtools: StartDcmtools, storescp: StartStorescp, tmp_path: Path
+) -> None:
+    peer = storescp()
+    write_series(tmp_path / "in", 300, side=2)
+
+    process = start_dcmtools("store", "in", "--to", peer.node)
+    wait_until(lambda: len(list(peer.folder.iterdir())) > 5)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.stdout
+    told = records(process.stdout.read())
+
+    assert process.wait(30) == 143
+    sent = [one for one in told if one.get("state") == "sent"]
+    assert len(sent) == len(list(peer.folder.iterdir()))
+    assert told[-1]["exit_code"] == 143
+
+
+def test_what_was_sent_from_a_pipe_is_sent_while_the_producer_still_thinks(
+    start_dcmtools: StartDcmtools, storescp: StartStorescp, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    peer = storescp()
+    one, two = write_series(tmp_path / "in", 2)
+    process = start_dcmtools("store", "-", "--to", peer.node, stdin=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+
+    process.stdin.write(f"{one}\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["event"] == "begin"
+    assert json.loads(process.stdout.readline())["state"] == "sent"
+    process.stdin.write(json.dumps({"path": str(two)}) + "\n")
+    process.stdin.close()
+    process.stdin = None
+
+    assert json.loads(process.stdout.readline())["state"] == "sent"
+    assert process.wait(30) == 0
+
+
+def test_help_loads_neither_pydicom_nor_numpy(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    code = "import sys; sys.argv=['dcmtools','store','--help']\ntry:\n import dcmtools.cli.main as m; m.main()\n"
+    code += "except SystemExit: pass\nprint(sorted({'numpy','pydicom','pynetdicom','rich'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.rstrip().endswith("[]")
+
+
+def test_the_index_is_not_needed_for_paths(dcmtools: RunDcmtools, storescp: StartStorescp, tmp_path: Path) -> None:
+    peer = storescp()
+    (path,) = write_series(tmp_path / "in", 1)
+
+    assert dcmtools("store", path, "--to", peer.node, "--archive", "nowhere").returncode == 0
+
+    assert not (tmp_path / "nowhere").exists()
+    assert not Index(tmp_path / "nowhere" / "index.jsonl").lookup([uid(1, 1, 1, 1)])
