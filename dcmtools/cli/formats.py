@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dcmtools.cli.columns import columns_of
+from dcmtools.cli.columns import columns_of, columns_of_all
 from dcmtools.cli.talk import printable
 from dcmtools.model.keys import QUERY_BY_KEYWORD
 from dcmtools.model.record import UNIQUE_KEY, Record, encode, path_of, type_of
@@ -109,44 +109,45 @@ class Separated(Lines):
 
 
 class Table(Lines):
-    """Columns for people; the widths come from the first rows, and what does not fit a terminal is cut."""
+    """Columns for people; keys and widths come from the first records, and what does not fit a terminal is cut."""
 
     says_everything = False
 
     def __init__(self, fields: Sequence[str] | None = None, *, to_terminal: bool = False) -> None:
         super().__init__(fields, to_terminal=to_terminal)
-        self._rows: list[Row] = []
+        self._held: list[Record] = []
         self._widths: list[int] = []
 
     @property
     def waiting(self) -> bool:  # type: ignore[override]
         """Whether rows are held back."""
-        return bool(self._rows)
+        return bool(self._held)
 
     def render(self, record: Record) -> bytes:
         """The row, once the widths are known."""
         if type_of(record) in _NOT_DATA:
             return b""
-        if self.fields is None:
-            self.fields = columns_of(record)
-        if not self._rows and not self._widths:
-            self._rows.append([printable(key) for key in self.fields])
-        row = [printable(cell(record.get(key))) for key in self.fields]
         if self._widths:
-            return self._line(row)
-        self._rows.append(row)
-        return self.flush() if len(self._rows) > _SAMPLE else b""
+            return self._line(self._row(record))
+        self._held.append(record)
+        return self.flush() if len(self._held) >= _SAMPLE else b""
 
     def flush(self) -> bytes:
-        """All rows that were held back."""
-        rows, self._rows = self._rows, []
-        if rows and not self._widths:
-            self._widths = self._fitted([max(map(width, column)) for column in zip(*rows, strict=True)])
+        """All rows that were held back, below the keys."""
+        held, self._held = self._held, []
+        if not held:
+            return b""
+        self.fields = self.fields or columns_of_all(held)
+        rows = [[printable(key) for key in self.fields], *map(self._row, held)]
+        self._widths = self._fitted([max(map(width, column)) for column in zip(*rows, strict=True)])
         return b"".join(map(self._line, rows))
 
     def end(self) -> bytes:
         """The rest."""
         return self.flush()
+
+    def _row(self, record: Record) -> Row:
+        return [printable(cell(record.get(key))) for key in self.fields or ()]
 
     def _line(self, row: Row) -> bytes:
         last = len(row) - 1

@@ -36,7 +36,9 @@ class Talk:
 
     def error(self, record: Record) -> None:
         """Says an error record in one line."""
-        self._say(_ERROR, sentence(record), **{key: value for key, value in record.items() if key in _TOLD})
+        hidden = {"path", "path_b64"} if record.get("type") in _NAMED_BY_PEOPLE else frozenset[str]()
+        told = {key: value for key, value in record.items() if key in _TOLD and key not in hidden}
+        self._say(_ERROR, sentence(record), **told)
 
     def warning(self, text: str) -> None:
         """Says what a person should know though all goes on."""
@@ -64,6 +66,8 @@ class Talk:
             self.show(printable(f"dcmtools {self.command}: {text}"))
 
 
+# Paths of volumes and sorted files are made from what patients and physicians are called (DESIGN §5.9).
+_NAMED_BY_PEOPLE = frozenset({"volume", "file"})
 _TOLD = frozenset(
     {
         "cause", "reason", "advice", "exit_code", "path", "path_b64", "node", "status",
@@ -76,7 +80,10 @@ def sentence(record: Record) -> str:
     """What an error record says to people: what, where, and what to do."""
     reason, advice = str(record.get("reason") or record.get("cause") or "failed"), record.get("advice")
     path = record.get("path")
-    where = f"{path}: " if isinstance(path, str) and path not in reason else ""
+    if record.get("type") in _NAMED_BY_PEOPLE and (uid := record.get("SeriesInstanceUID")):
+        where = f"series {uid}: "
+    else:
+        where = f"{path}: " if isinstance(path, str) and path not in reason else ""
     return f"{where}{reason}; {advice}" if advice else where + reason
 
 

@@ -10,10 +10,11 @@ from struct import Struct
 from typing import Any
 
 from dcmtools.disk.dataset import Encoding, Odd, Walk, encoding_of
+from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import Changed, Meta, OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
 from dcmtools.disk.values import Element, decoder_for, quiet
 from dcmtools.model.errors import BadData
-from dcmtools.model.keys import BY_TAG, LAST_TAG
+from dcmtools.model.keys import BY_KEYWORD, BY_TAG, LAST_TAG
 from dcmtools.model.names import is_uid
 from dcmtools.model.record import Record, path_keys
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, MEDIA_STORAGE_DIRECTORY
@@ -22,6 +23,7 @@ __all__ = ["Meta", "check_received", "encode_meta", "read_header", "read_meta"]
 
 # What names an instance among all others; without them it has no place in an archive.
 _IDENTITY = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_IDENTITY_TAGS = {keyword: BY_KEYWORD[keyword].tag for keyword in _IDENTITY}
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE = 0x00080005, 0x00080016, 0x00080018
 # pydicom takes what a file says of its lengths for granted, and reads it at once.
 _MAX_FOR_PYDICOM = 64 << 20
@@ -96,6 +98,14 @@ def _instance(file: OpenFile) -> Record:
     read, start, end = source_of(file, meta, encoding)
     walk = Walk(start, end, encoding, BY_TAG, last=LAST_TAG)
     try:
+        return _walked(file, walk, read, encoding, meta)
+    except BadData as problem:  # whose instance is missing then is known, as far as the walk came
+        problem.where |= _identity(walk.found)
+        raise
+
+
+def _walked(file: OpenFile, walk: Walk, read: Read, encoding: Encoding, meta: Meta) -> Record:
+    try:
         if not encoding.deflated:
             walk.feed(file.first, 0)
         record = _record(walk.through(read), encoding, meta.syntax)
@@ -106,6 +116,12 @@ def _instance(file: OpenFile) -> Record:
         record = _record(walk.through(read), encoding, meta.syntax)
     _check_uids({key: record.get(key) for key in _IDENTITY})
     return record
+
+
+def _identity(found: dict[int, Element]) -> Record:
+    """The UIDs of study, series and instance among the elements found."""
+    uids = {keyword: uid_in(found[tag][1]) for keyword, tag in _IDENTITY_TAGS.items() if tag in found}
+    return {keyword: uid for keyword, uid in uids.items() if is_uid(uid)}
 
 
 def _record(found: dict[int, Element], encoding: Encoding, syntax: str) -> Record:

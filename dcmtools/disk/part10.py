@@ -77,7 +77,8 @@ def opened(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[tu
         if "path" in problem.where:
             raise
         told = (f"{name}: {problem.reason}", problem.advice)
-        raise type(problem)(*told, cause=problem.cause, **path_keys(path)) from problem.__cause__
+        where = {**problem.where, **path_keys(path)}
+        raise type(problem)(*told, cause=problem.cause, **where) from problem.__cause__
     except OSError as problem:
         if problem.errno in {errno.EMFILE, errno.ENFILE}:
             raise from_os(problem, "reading", path) from problem

@@ -19,6 +19,7 @@ from dcmtools.files.referencing import (
     BATCH,
     SECONDS,
     Stop,
+    conflicting,
     header_of,
     holds_same,
     index_paths,
@@ -195,6 +196,8 @@ class _Batch:
             return record
         state = _DONE[self._mode] if record["state"] == "received" else record["state"]
         record = {**record, "state": state, "source": shown(item.source)}
+        if state == "conflict":
+            record = conflicting(record)
         if self._mode == "move" and state != "conflict" and (problem := _remove(item, path_of(record))):
             return problem.record(**path_keys(item.source))
         return record

@@ -127,8 +127,8 @@ class _References:
         self._since = time.monotonic()
 
     def _told_again(self, known: Record) -> Record:
-        if known.get("state") == "conflict":
-            return known
+        if known.get("state") == "conflict":  # until somebody has looked at it, it is said again
+            return conflicting(known)
         if "duplicate_of" in known:
             known = self._index.lookup((known["SOPInstanceUID"],)).get(known["SOPInstanceUID"], known)
         return {**known, "state": "present"}
@@ -156,7 +156,13 @@ class _References:
             lines.append({**record, **mark})
             return {**first, "state": "present", "source": shown(path)}
         lines.append({**record, **mark, "state": "conflict"})
-        return {**record, **mark, "state": "conflict"}
+        return conflicting({**record, **mark})
+
+
+def conflicting(record: Record) -> Record:
+    """The record of a file whose SOP Instance UID another file has with other content, as it is told."""
+    reason = f"its SOP Instance UID is that of {record['duplicate_of']}, which has other content"
+    return {**record, "state": "conflict", "reason": reason, "advice": "both are kept, and the first stays the answer"}
 
 
 def _is_new(record: Record) -> bool:

@@ -97,6 +97,8 @@ class Levels:
             seen: set[str] = set()
             for answer in answers:
                 unique = str(answer.get(UNIQUE_KEY[level]) or "")
+                if self.stop():
+                    return
                 if answer.get("type") == "error":
                     yield answer
                 elif unique not in seen and check.passes(answer):

@@ -113,6 +113,15 @@ def test_table_holds_rows_back_until_it_knows_the_widths() -> None:
     assert form.render({"a": "2"}) == b"2\n"
 
 
+def test_table_of_several_types_has_the_columns_of_all() -> None:
+    skipped = {"type": "series", "state": "skipped", "SeriesInstanceUID": "1.2"}
+
+    head = written("table", [skipped, {"type": "volume", "state": "converted", "path": "/x"}]).decode().splitlines()[0]
+
+    assert head.split()[0] == "state"
+    assert {"SeriesInstanceUID", "path"} <= set(head.split())
+
+
 @pytest.mark.parametrize("name", ["table", "csv", "tsv", "dicom-json", "paths", "uids"])
 def test_events_and_errors_are_no_rows(name: str) -> None:
     assert written(name, [event("begin"), ERROR]) in {b"", b"[]\n"}

@@ -89,3 +89,9 @@ def test_defect_tells_its_place_and_not_its_text() -> None:
     assert told.reason.startswith("a defect of dcmtools: ValueError at test_talk.py:")
     assert "Doe" not in str(told.record())
     assert told.exit_code == 1
+
+
+def test_volume_is_named_by_its_series_and_not_by_a_path_made_from_names() -> None:
+    record = {"type": "volume", "path": "/nifti/DOE_John/x.nii.gz", "SeriesInstanceUID": "1.2.3", "reason": "look"}
+
+    assert sentence(record) == "series 1.2.3: look"

@@ -419,3 +419,17 @@ def test_instance_of_make_instance_is_valid(tmp_path: Path) -> None:
         subprocess.run(["dcmftest", write_instance(tmp_path / "a.dcm")], check=False, capture_output=True).returncode
         == 0
     )
+
+
+def test_file_that_is_cut_tells_whose_instance_is_missing(tmp_path: Path) -> None:
+    path = write_instance(tmp_path / "cut.dcm")
+    whole = read_header(path)
+    path.write_bytes(path.read_bytes()[:-10])
+
+    with pytest.raises(BadData) as caught:
+        read_header(path)
+
+    told = caught.value.record()
+    assert told["cause"] == "truncated"
+    uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    assert {key: told[key] for key in uids} == {key: whole[key] for key in uids}

@@ -33,6 +33,16 @@ def test_a_time_series_keeps_its_time_step_and_its_unit(tmp_path: Path) -> None:
     assert header.get_xyzt_units() == ("mm", "sec")
 
 
+def test_a_time_step_that_no_header_tells_is_not_invented(data: Path, tmp_path: Path) -> None:
+    enhanced = data / "vendors" / "philips_enhanced" / "fmri" / "001"
+
+    run(tmp_path, [{"path": str(path)} for path in enhanced.iterdir()])
+
+    image = nibabel.Nifti1Image.from_filename(tmp_path / "v.nii")
+    assert image.shape == (64, 64, 8, 4)
+    assert image.header["pixdim"][4] == 0
+
+
 def test_its_sidecar_says_what_index_and_headers_know_in_seconds(tmp_path: Path) -> None:
     records = write_slices(tmp_path, EchoTime=30, InversionTime=900, FlipAngle=8)
 

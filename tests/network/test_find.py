@@ -1,5 +1,6 @@
 """Finding: the same question to Orthanc, dcmqrscp, pynetdicom and ourselves, and to an index."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -357,6 +358,31 @@ def test_order_and_limit_are_of_all_nodes_together(archive: Archive) -> None:
         records = list(find_all([replace(live, name="ONE"), replace(live, name="TWO")], LOCAL, query))
 
     assert [record["StudyDate"] for record in records] == ["20240104", "20240104", "20240103"]
+
+
+def test_a_stop_ends_a_query_whose_answers_never_end() -> None:
+    def answer_for_ever(association: Association) -> None:
+        message = association.receive(idle=20)
+        for number in range(10_000_000):
+            answer = {"StudyInstanceUID": f"1.2.{number}", "QueryRetrieveLevel": "STUDY"}
+            data = identifier.encode(answer, message.context.syntax, "")
+            association.send(message.context, rsp(message, 0xFF00), data)
+
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with scripted(answer_for_ever) as port:
+        list(find(node(port), LOCAL, Query("series"), stop=stop.is_set))
+
+
+def test_many_values_of_one_key_are_asked_for_one_by_one_and_too_many_are_told_apart_here(archive: Archive) -> None:
+    with our_pacs(archive) as pacs:
+        for count, queries in ((5, 5), (60, 1)):
+            wanted = "\\".join(["A12", *(f"X{number}" for number in range(1, count))])
+            found = list(find(node(pacs.port), LOCAL, Query("study", {"AccessionNumber": wanted})))
+
+            assert [record["AccessionNumber"] for record in found] == ["A12"]
+            assert len(pacs.commands) == queries
+            pacs.commands.clear()
 
 
 def test_what_is_to_be_filtered_sorted_or_shown_is_asked_back(archive: Archive) -> None:
