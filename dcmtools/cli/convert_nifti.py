@@ -57,6 +57,7 @@ def convert_nifti(
         3   some series failed, are incomplete or suspect; or the command before this one failed
         65  no series could be converted
         66  there is no index, or a path is not there
+        73  the folder, or a file in it, cannot be created
         74  the disk is full, or cannot be written
         75  another run converts into this folder; or the deadline passed; or nobody reads the output any more
         78  the engine cannot be used

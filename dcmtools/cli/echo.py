@@ -34,7 +34,7 @@ def echo(
         0   all nodes answered
         3   some answered, others did not
         69  the node cannot be reached, or does not offer C-ECHO
-        75  the node serves no more associations now
+        75  the node serves no more associations now; or the deadline passed
         76  the node broke off, or gave no answer in time
         77  the node refused us: see which AE title is wrong
         78  unknown node, or a settings file that cannot be used

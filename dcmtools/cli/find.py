@@ -46,6 +46,7 @@ def find(
         3   some nodes or records failed; or nothing was found, with --fail-if-empty
         66  there is no index
         69  the node cannot be reached, or does not answer queries
+        75  the node serves no more associations now; or the deadline passed
         76  the node broke off
         77  the node refused us
         78  unknown node, or a settings file that cannot be used

@@ -59,9 +59,10 @@ def move(
 ) -> None:
     """Retrieve studies, series or instances from a node (C-MOVE).
 
-    What records on stdin name, as from find, or what selectors choose at the node. It receives by itself; where a
-    listen serves the archive, through that one. What the archive has is told as present and not moved again. What came
-    is held against what the node says it has; what is missing is asked for again, and then named.
+    What records on stdin name, as from find, or what selectors choose at the node: whole studies, or with --level
+    series only the series that match. It receives by itself; where a listen serves the archive, through that one. What
+    the archive has is told as present and not moved again. What came is held against what the node says it has; what
+    is missing is asked for again, and then named.
 
     The node must know us: see dcmtools nodes show local.
 
@@ -72,6 +73,7 @@ def move(
         0   all is here, or was before
         3   some is missing: the records say what; run it again, it fetches only that
         69  the node cannot be reached, does not offer retrieval, or cannot connect to us
+        73  the archive cannot be created
         74  the disk is full, or cannot be written
         75  another program has the port, or another move the archive; or the deadline passed; or the node is busy
         76  the node broke off, or gave no answer in time

@@ -49,7 +49,8 @@ class Common:
         Format | None, _common("--format", help="Default: a table on a terminal, else one JSON record a line.")
     ] = None
     fields: Annotated[
-        str | None, _common("--fields", metavar="KEY,...", help="Only these keys of each record, in this order.")
+        str | None,
+        _common("--fields", metavar="KEY,...", help="Only type and these keys of each record, in this order."),
     ] = None
     output: Annotated[
         Path | None, _common("--output", metavar="FILE", help="Write to a file, whole or not at all.")

@@ -18,10 +18,10 @@ def phantom(
     common: Common,
     *,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that gets the files.")],
-    patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients.")] = 3,
-    studies: Annotated[int, typer.Option("--studies", min=1, help="How many studies each of them has.")] = 1,
+    patients: Annotated[int, typer.Option("--patients", min=1, metavar="N", help="How many patients.")] = 3,
+    studies: Annotated[int, typer.Option("--studies", min=1, metavar="N", help="How many studies each has.")] = 1,
     date: Annotated[str, typer.Option("--date", metavar="DATE", help="The day of the studies.")] = "yesterday",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed makes other people.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Another seed makes other people.")] = 0,
     kinds: Annotated[str, typer.Option("--kinds", metavar="KIND,...", help="Some of mr, fmri, ct, us, sr.")] = "",
 ) -> None:
     """Make valid DICOM files without patients, for demos and tests.
@@ -37,6 +37,7 @@ def phantom(
         3   another file has the name of one; the others are there
         73  a folder or file cannot be created
         74  the disk is full, or cannot be written
+        75  the deadline passed, or nobody reads the output any more
     """
 
     def work(frame: Frame) -> Iterator[Record]:

@@ -37,6 +37,7 @@ def preview(
         3   some could not be drawn; or the command before this one failed
         65  nothing could be drawn
         66  there is no index, or a path is not there
+        73  the folder, or a file in it, cannot be created
         74  the disk is full, or cannot be written
         75  the deadline passed, or nobody reads the output any more
     """

@@ -54,7 +54,9 @@ def sort_by_physician(
     Exit codes:
         0   all is where it belongs
         3   some files could not be placed; or the command before this one failed
+        65  no file could be read
         66  there is no index, or a path is not there
+        73  the folder, or a file in it, cannot be created
         74  the disk is full, or cannot be written
         75  another run sorts into this folder; or the deadline passed; or nobody reads the output any more
         78  the file of names to merge, or physicians.json, cannot be used

@@ -34,12 +34,13 @@ def store(
 ) -> None:
     """Send instances to a node (C-STORE).
 
-    Paths, records on stdin of any level, or what selectors choose from the index. One record an instance tells whether
-    it was sent, with a warning, or failed, and why. What the network loses is tried again, what the node refuses is
-    not. --jobs N opens so many associations, one by default. Files are never changed.
+    Paths, records on stdin of any level, or what selectors choose from the index: whole studies, or with --level series
+    only the series that match. One record an instance tells whether it was sent, with a warning, or failed, and why.
+    What the network loses is tried again, what the node refuses is not. --jobs N opens so many associations, one by
+    default. Files are never changed.
 
     Example:
-        dcmtools store --to PACS --date yesterday --modality SR --quiet > sent.jsonl
+        dcmtools store --to PACS --date yesterday --modality SR --level series --quiet > sent.jsonl
 
     Exit codes:
         0   all instances are sent, some perhaps with a warning

@@ -5,7 +5,6 @@ Days are calendar days in a zone, never "now minus 24 hours": a night on which c
 
 import re
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dcmtools.model.errors import ConfigurationError, UsageError
 
@@ -16,6 +15,8 @@ _LAST = re.compile(r"last-(\d{1,5})-days\Z")
 
 def today(zone: str | None = None) -> date:
     """The current calendar day in a zone (default: the system's)."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return datetime.now(ZoneInfo(zone) if zone else None).date()
     except (ValueError, OSError, ZoneInfoNotFoundError):

@@ -6,10 +6,10 @@ unharmed.
 
 import base64
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any, Literal, NamedTuple
 
 Record = dict[str, Any]
 Level = Literal["patient", "study", "series", "instance"]
@@ -23,20 +23,33 @@ UNIQUE_KEY: dict[str, str] = {
     "instance": "SOPInstanceUID",
 }
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(dict[str, Any])
+
+class _Codec(NamedTuple):
+    encode: Callable[[Record], bytes]
+    decode: Callable[[bytes | str], Record]
+    errors: tuple[type[Exception], ...]
+
+
+@cache
+def _codec() -> _Codec:
+    """Ready at the first record, since importing msgspec costs as much as a third of `--help`."""
+    import msgspec
+
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    return _Codec(msgspec.json.Encoder().encode, decoder.decode, (msgspec.DecodeError, UnicodeDecodeError))
 
 
 def encode(record: Record) -> bytes:
     """One line of UTF-8 JSON, ended by a newline; control characters are escaped."""
-    return _encoder.encode(record) + b"\n"
+    return _codec().encode(record) + b"\n"
 
 
 def decode(line: bytes | str) -> Record:
     """The record on a line; ValueError when the line is not one JSON object."""
+    codec = _codec()
     try:
-        return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        return codec.decode(line)
+    except codec.errors as problem:
         raise ValueError(str(problem)) from None
 
 

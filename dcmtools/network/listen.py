@@ -47,6 +47,8 @@ Stop = Callable[[], bool]
 LOCK_NAME = ".dcmtools-listen.lock"
 GRACE = 20.0
 _POLL = 0.2
+# Records are handed on a batch at a time: to wake up for each costs the associations a fifth of their speed.
+_BATCH = 0.02
 _STANDARD = "1.2.840.10008."
 _STORED = frozenset({"received", "present"})
 _RESPONSE = 0x8000
@@ -277,9 +279,15 @@ def listen(
                 yield arrived.get(timeout=_POLL)
             except queue.Empty:
                 continue
+            yield from _waiting(arrived)
+            time.sleep(_BATCH)
         listener.drain(grace)
-    while not arrived.empty():
-        yield arrived.get()
+    yield from _waiting(arrived)
+
+
+def _waiting(records: queue.SimpleQueue[Record]) -> Iterator[Record]:
+    while not records.empty():
+        yield records.get()
 
 
 def echo(association: Association, message: Message) -> None:

@@ -6,7 +6,7 @@ end, its UIDs are held against the command, it is committed, and only then the p
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -125,7 +125,8 @@ class Receiver:
         except _NO_RESOURCES as problem:
             return _refused(request, status.OUT_OF_RESOURCES, problem)
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
     def _check_room(self) -> None:
         if self.min_free:
@@ -144,18 +145,16 @@ class Receiver:
         """Commits a file that is what its sender says; others may be the only copy, and are kept in quarantine."""
         try:
             record = _checked(path, offset, request, abstract)
+            committed = self.archive.commit(path, {**record, "node": request.node})
         except BadData as problem:
             kept = self.archive.quarantine(path, request.keys, problem.cause)
             code = status.IDENTIFIER_MISMATCH if problem.cause == "mismatch" else status.CANNOT_UNDERSTAND
             reason = problem.reason.removeprefix(f"{path_keys(path)['path']}: ")
             return _refused(request, code, BadData(reason, _ADVICE, cause=problem.cause), **path_keys(kept))
-        committed = self.archive.commit(path, {**record, "node": request.node})
         record = {**committed.record, "association": request.association}
         if committed.state == "conflict":
-            code = status.DUPLICATE_SOP_INSTANCE
-            return _Verdict(
-                code, {**record, **_CONFLICT.record(status=status.code(code)), "type": "instance"}, _CONFLICT.reason
-            )
+            told = {**_CONFLICT.record(), "type": "instance", "status": status.code(status.DUPLICATE_SOP_INSTANCE)}
+            return _Verdict(status.DUPLICATE_SOP_INSTANCE, {**record, **told}, _CONFLICT.reason)
         return _Verdict(status.SUCCESS, record)
 
 

@@ -22,18 +22,22 @@ from dcmtools.network import status
 from dcmtools.network.association import MAX_CONTEXTS, Association, Context, Released
 from dcmtools.network.command import Command
 from dcmtools.network.requestor import request
-from dcmtools.network.upper_layer import Closed
+from dcmtools.network.upper_layer import Closed, TimedOut
 
 Pair = tuple[str, str]  # SOP class, transfer syntax
 Stop = Callable[[], bool]
 
 # Files up to this size are read at once, and ahead; larger ones leave piece by piece.
 READ_WHOLE = 4 << 20
-# A node that is lost is left alone for so many seconds: what is to be sent to it meanwhile fails at once.
+# A node that is given up is left alone for so many seconds: what is to be sent to it meanwhile fails at once.
 _REST = 60.0
-_MOST_IN_A_ROW = 3
+# What counts how much towards that: no association at all, no answer in time, or any other loss, instances in a row.
+_UNREACHED, _UNANSWERED, _LOST = 30, 10, 3
+_GIVE_UP = 30
 # Seconds before the first retry, doubled for each further one.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+# What an earlier command may have said of an item that did not go well.
+_FATE = frozenset({"advice", "cause", "exit_code", "reason", "status"})
 # Only after so many seconds without traffic is it asked whether the peer has closed the association meanwhile.
 _IDLE = 0.5
 
@@ -191,7 +195,7 @@ class Sender:
             passing = isinstance(problem, TryLater) or (
                 self.opened > 0 and isinstance(problem, ProtocolError | Unavailable)
             )
-            return _Outcome("failed", problem=problem, transient=passing, lost=_MOST_IN_A_ROW)
+            return _Outcome("failed", problem=problem, transient=passing, lost=_UNREACHED)
         context = association.context_for(meta.sop_class, meta.syntax)
         if context is None:
             return _Outcome("failed", problem=_not_accepted(association, meta))
@@ -205,7 +209,8 @@ class Sender:
             return _Outcome("failed", problem=_unread(problem, parcel.item))
         except ProtocolError as problem:
             self._drop()
-            return _Outcome("failed", problem=problem, transient=True, lost=1)
+            lost = _UNANSWERED if isinstance(problem, TimedOut) else _LOST
+            return _Outcome("failed", problem=problem, transient=True, lost=lost)
 
     def _exchange(
         self, association: Association, context: Context, parcel: Parcel, ahead: Callable[[], None]
@@ -264,8 +269,10 @@ class Sender:
     def _count(self, outcome: _Outcome) -> None:
         """Gives the node a rest when it cannot be reached any more, or loses one instance after the other."""
         self._in_a_row = self._in_a_row + outcome.lost if outcome.lost else 0
-        if self._in_a_row >= _MOST_IN_A_ROW:
-            self._trouble, self._rest_until = outcome.problem, time.monotonic() + _REST
+        if outcome.problem and self._in_a_row >= _GIVE_UP:
+            kind, reason = type(outcome.problem), f"not tried, for {outcome.problem.reason}"
+            self._trouble = kind(reason, outcome.problem.advice, cause=outcome.problem.cause)
+            self._rest_until = time.monotonic() + _REST
 
     def _record(self, item: Item, outcome: _Outcome, tries: int, begun: float) -> Record:
         """The item's record with what became of it."""
@@ -284,10 +291,11 @@ class Sender:
 
 
 def named(item: Item) -> Record:
-    """The item's record, with the UIDs that its file has where it lacks them."""
+    """The item's record, with the UIDs that its file has where it lacks them, without the fate of an earlier try."""
     meta = item.meta
     uids = {"SOPClassUID": meta.sop_class, "SOPInstanceUID": meta.sop_instance, "TransferSyntaxUID": meta.syntax}
-    return {**item.record, **{key: uid for key, uid in uids.items() if key not in item.record}}
+    record = {key: value for key, value in item.record.items() if key not in _FATE}
+    return record | {key: uid for key, uid in uids.items() if key not in record}
 
 
 def _unread(problem: OSError, item: Item) -> DcmtoolsError:

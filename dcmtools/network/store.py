@@ -27,6 +27,8 @@ _SENDABLE = frozenset({"instance", "file"})
 # Seconds: to gather what is at hand before an association is opened, and between two looks at it.
 _GATHER, _LOOK = 0.25, 0.01
 _POLL = 0.2
+# Records are handed on a batch at a time: to wake up for each takes the processor away from the senders.
+_BATCH = 0.01
 
 
 def store(
@@ -47,6 +49,7 @@ def store(
     and message ID of a C-MOVE that is answered so.
     """
     settings = Settings(priority, retries, origin)
+    jobs = max(1, min(jobs, node.max_associations))
     run = _Run(items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop)
     try:
         yield from run.records()
@@ -92,6 +95,7 @@ class _Run:
         self._outbox: queue.SimpleQueue[tuple[int, Record] | Exception | None] = queue.SimpleQueue()
         self._fed, self._opened, self._quit = threading.Event(), threading.Event(), threading.Event()
         self._looked_at = 0
+        self._broken: Exception | None = None
         self._senders = [
             threading.Thread(
                 target=self._help if number else self._work,
@@ -120,8 +124,12 @@ class _Run:
             while waiting and waiting[0][0] == due:
                 yield heapq.heappop(waiting)[1]
                 due += 1
+            if self._outbox.empty():
+                time.sleep(_BATCH)
         while waiting:  # after a stop some are missing
             yield heapq.heappop(waiting)[1]
+        if self._broken:
+            raise self._broken
 
     def end(self) -> None:
         """Lets the senders finish what they have in hand, and waits for that."""
@@ -143,8 +151,8 @@ class _Run:
                     break
                 self._looked_at = number
                 self._look_at(number, record)
-        except Exception as problem:  # noqa: BLE001 - the door of a thread: the caller of the generator hears of it
-            self._outbox.put(problem)
+        except Exception as problem:  # noqa: BLE001 - the door of a thread: the caller hears of it after the records
+            self._broken = problem
         self._fed.set()
         self._hand_on(None)
 

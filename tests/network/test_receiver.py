@@ -75,6 +75,7 @@ def test_other_bytes_under_the_same_uid_are_answered_0111_and_kept_beside_the_fi
     assert answer["Status"] == 0x0111
     assert len(answer["ErrorComment"]) <= 64
     assert [record["state"] for record in records] == ["received", "conflict"]
+    assert (records[1]["type"], records[1]["status"], records[1]["cause"]) == ("instance", "0111", "conflict")
     assert data_set(Path(records[0]["path"])) == encoded()
     assert data_set(Path(records[1]["path"])) == encoded(PatientName="Corrected^Name")
     assert Path(records[1]["path"]).parent == tmp_path / "quarantine"

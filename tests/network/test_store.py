@@ -121,9 +121,10 @@ def test_large_files_leave_in_pieces_that_fit_the_peer(tmp_path: Path, max_pdu: 
 def test_a_record_is_the_input_with_what_became_of_it(tmp_path: Path) -> None:
     (path,) = write_series(tmp_path, 1)
     before = {"type": "instance", "PatientID": "P1", "mine": 1, **path_keys(path)}
+    failed = {"state": "failed", "status": "A700", "reason": "of an earlier try", "exit_code": 75}
 
     with answering(success) as (acceptor, _):
-        (record,) = store([before], node(acceptor.port), LOCAL)
+        (record,) = store([{**before, **failed}], node(acceptor.port), LOCAL)
 
     assert {key: record[key] for key in before} == before
     assert record["state"] == "sent"
@@ -306,6 +307,7 @@ def test_a_node_that_goes_away_for_good_fails_the_rest_at_once(tmp_path: Path) -
     assert states(records) == ["sent"] + ["failed"] * 39
     assert {record["exit_code"] for record in records[1:]} == {69}
     assert {record["tries"] for record in records[2:]} == {0}
+    assert records[2]["reason"].startswith("not tried, for cannot reach PEER")
 
 
 def test_a_peer_out_of_resources_is_asked_again_on_the_same_association(tmp_path: Path) -> None:
@@ -436,13 +438,16 @@ def test_a_caller_that_goes_away_leaves_no_association_open(tmp_path: Path) -> N
         wait_until(lambda: acceptor.active == 0)
 
 
-def test_an_error_of_the_input_reaches_the_caller(tmp_path: Path) -> None:
+def test_an_error_of_the_input_reaches_the_caller_after_what_came_before_it(tmp_path: Path) -> None:
     def broken() -> Iterator[Record]:
         yield from records_of(*write_series(tmp_path, 2))
         raise RuntimeError("the input broke")
 
-    with answering(success) as (acceptor, _), pytest.raises(RuntimeError, match="the input broke"):
-        list(store(broken(), node(acceptor.port), LOCAL))
+    with answering(success) as (acceptor, _):
+        records = store(broken(), node(acceptor.port), LOCAL)
+        assert [next(records)["state"], next(records)["state"]] == ["sent", "sent"]
+        with pytest.raises(RuntimeError, match="the input broke"):
+            next(records)
 
 
 def test_nobody_waits_for_who_reads_the_records(tmp_path: Path) -> None:
