@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from dcmtools.model.errors import BadData, ProtocolError, Refused, TryLater, Una
 from dcmtools.network import command as commands
 from dcmtools.network import pdu
 from dcmtools.network.command import Command
-from dcmtools.network.upper_layer import Connection, TimedOut
+from dcmtools.network.upper_layer import Connection, Part, TimedOut
 
 MAX_CONTEXTS = 128
 MAX_COMMAND = 64 * 1024
@@ -161,39 +162,34 @@ class Association:
             if not count:
                 raise _became_shorter()
             length -= count
-            self.connection.write(
-                [*head, *self._fragments(context.id, buffer[:count], last=not length)], self.timeouts.pdu
-            )
-            head = []
+            fragments = self._fragments(context.id, buffer[:count], last=not length)
+            self.connection.write(chain(head, fragments), self.timeouts.pdu)
+            head = iter(())
 
     def _message(
         self, context: Context, command: Command, data: bytes | memoryview | None, *, follows: bool = False
-    ) -> list[bytes | memoryview]:
+    ) -> Iterator[Part]:
         present = follows or data is not None
         command = {**command, "CommandDataSetType": commands.DATA_SET if present else commands.NO_DATA_SET}
-        parts = self._fragments(context.id, memoryview(commands.encode(command)), flag=pdu.COMMAND_FLAG)
+        yield from self._fragments(context.id, memoryview(commands.encode(command)), flag=pdu.COMMAND_FLAG)
         if data is not None:
-            parts += self._fragments(context.id, memoryview(data))
-        return parts
+            yield from self._fragments(context.id, memoryview(data))
 
-    def _fragments(
-        self, context: int, data: memoryview, *, flag: int = 0, last: bool = True
-    ) -> list[bytes | memoryview]:
+    def _fragments(self, context: int, data: memoryview, *, flag: int = 0, last: bool = True) -> Iterator[Part]:
         """The data as P-DATA-TF PDUs with one presentation data value each; an odd end is padded (PS3.5 7.1)."""
         size, length = self._fragment, len(data)
-        parts: list[bytes | memoryview] = []
         padding = length % 2 if last else 0
         position = 0
-        while position < length or not parts:
+        while position < length or not position:
             piece = data[position : position + size]
             position += size
             final = position >= length
             count = len(piece) + (padding if final else 0)
             flags = flag | (pdu.LAST_FLAG if final and last else 0)
-            parts += [_PDV.pack(pdu.P_DATA, count + 6, count + 2, context, flags), piece]
+            yield _PDV.pack(pdu.P_DATA, count + 6, count + 2, context, flags)
+            yield piece
         if padding:
-            parts.append(b"\0")
-        return parts
+            yield b"\0"
 
     # Receiving
 

@@ -51,9 +51,9 @@ def connect(node: Node) -> Connection:
     """A connection to a node, through TLS where the node says so."""
     try:
         sock = socket.create_connection((node.host, node.port), timeout=node.connect_timeout)
-    except socket.gaierror as problem:
+    except (socket.gaierror, UnicodeError) as problem:  # the latter for a label of more than 63 characters
         raise Unavailable(
-            f"cannot find the host of {node.where}: {problem.strerror}",
+            f"cannot find the host of {node.where}: {getattr(problem, 'strerror', None) or 'no such name'}",
             "check its name or the DNS",
             node=node.name,
             cause="unknown-host",
@@ -75,4 +75,8 @@ def connect(node: Node) -> Connection:
         return Connection(sock)
     from dcmtools.network.tls import wrap_client
 
-    return Connection(wrap_client(sock, node))
+    try:
+        return Connection(wrap_client(sock, node))
+    except BaseException:
+        sock.close()
+        raise

@@ -12,7 +12,9 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 
 from dcmtools.model.errors import ProtocolError
 from dcmtools.network import pdu
@@ -21,10 +23,13 @@ MAX_ASSOCIATE = 1 << 20
 MAX_PDU = 131072
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _KINDS = frozenset(range(pdu.ASSOCIATE_RQ, pdu.ABORT + 1))
-_IOV = 512
+_IOV = 1024
 # Some peers count the headers into the length that they were told; that much more is let pass.
 _SLACK = 1024
 _TLS_ALERT = 0x15
+
+
+Part = bytes | bytearray | memoryview
 
 
 class Closed(ProtocolError):
@@ -74,8 +79,8 @@ class Connection:
         self._start += 6 + length
         return kind, body
 
-    def write(self, parts: Sequence[bytes | bytearray | memoryview], seconds: float) -> None:
-        """Sends all the parts as one stretch of bytes."""
+    def write(self, parts: Iterable[Part], seconds: float) -> None:
+        """Sends all the parts as one stretch of bytes; however many they are, few are held at a time."""
         try:
             self.socket.settimeout(seconds)
             self._send(parts)
@@ -99,17 +104,21 @@ class Connection:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
-    def _send(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
-        if not self._plain:
-            self.socket.sendall(b"".join(parts))
-            return
-        left = [memoryview(part) for part in parts if len(part)]
+    def _send(self, parts: Iterable[Part]) -> None:
+        every = iter(parts)
+        while batch := deque(islice(every, _IOV)):
+            if self._plain:
+                self._send_plain(batch)
+            else:
+                self.socket.sendall(b"".join(batch))
+
+    def _send_plain(self, left: deque[Part]) -> None:
         while left:
-            sent = self.socket.sendmsg(left[:_IOV])
+            sent = self.socket.sendmsg(left)
             while left and sent >= len(left[0]):
-                sent -= len(left.pop(0))
+                sent -= len(left.popleft())
             if sent:
-                left[0] = left[0][sent:]
+                left[0] = memoryview(left[0])[sent:]
 
     def _check(self, kind: int, length: int) -> None:
         if kind not in _KINDS:

@@ -236,6 +236,27 @@ def test_a_data_set_of_any_size_fits_whatever_the_peer_takes(max_pdu: int, size:
     assert received == [size + size % 2]
 
 
+def test_a_peer_that_takes_only_crumbs_is_fed_with_crumbs() -> None:
+    def count(association: Association) -> None:
+        association.receive(idle=20)
+        received.append(sum(len(fragment) for fragment in association.fragments()))
+        association.receive(idle=20)
+
+    received: list[int] = []
+    with acceptor(count, max_pdu=16) as (server, _):
+        with request(node(server.port), Local(), [(MR, (EXPLICIT_VR_LITTLE_ENDIAN,))]) as association:
+            data = bytes(300_000)
+            association.send(association.require(MR, "storage"), {"CommandField": 1, "MessageID": 1}, data)
+        server.drain(5)
+
+    assert received == [300_000]
+
+
+def test_a_host_that_cannot_be_a_name_is_told_as_such() -> None:
+    with pytest.raises(Unavailable, match="cannot find the host"):
+        request(node(104, host="a" * 64 + ".example"), Local(), ECHO)
+
+
 def test_pynetdicom_echoes_with_us_in_both_directions() -> None:
     from pynetdicom import AE
 
