@@ -301,13 +301,15 @@ class Association:
 
 def establish(connection: Connection, request: pdu.Request, where: str, timeouts: Timeouts) -> Association:
     """The association that the acceptor grants to a request; Refused, TryLater or ProtocolError when it does not."""
-    connection.write([pdu.encode_request(request)], timeouts.acse)
     try:
+        connection.write([pdu.encode_request(request)], timeouts.acse)
         kind, body = connection.read(timeouts.acse)
     except TimedOut:
         raise TimedOut(
             f"{where} did not answer the association request in {timeouts.acse:g} s", "see whether it hangs"
         ) from None
+    except ProtocolError as problem:
+        raise type(problem)(f"{where}: {problem.reason}", problem.advice, cause=problem.cause) from problem
     if kind == pdu.ASSOCIATE_RJ:
         raise _rejected(bytes(body), request, where)
     if kind == pdu.ABORT:

@@ -120,7 +120,7 @@ def test_a_port_that_speaks_something_else_is_told_from_dicom() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_say, args=(server, b"HTTP/1.1 400 Bad Request\r\n\r\n"), daemon=True).start()
 
-        with pytest.raises(ProtocolError, match="no DICOM PDU"):
+        with pytest.raises(ProtocolError, match=r"PEER \(PEER@127\.0\.0\.1:\d+\): the peer sent no DICOM PDU"):
             request(node(server.getsockname()[1]), Local(), ECHO)
 
 
