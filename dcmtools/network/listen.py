@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
@@ -20,21 +20,10 @@ from dcmtools.disk.lock import Lock
 from dcmtools.model.errors import DcmtoolsError, Locked, ProtocolError, from_os
 from dcmtools.model.node import Local
 from dcmtools.model.record import Record, event
-from dcmtools.model.uids import (
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
-    PATIENT_ROOT_FIND,
-    PATIENT_ROOT_GET,
-    PATIENT_ROOT_MOVE,
-    STUDY_ROOT_FIND,
-    STUDY_ROOT_GET,
-    STUDY_ROOT_MOVE,
-    TRANSFER_SYNTAXES,
-    VERIFICATION,
-    storage_class,
-)
+from dcmtools.model.uids import VERIFICATION
 from dcmtools.network import command as commands
 from dcmtools.network import status
+from dcmtools.network.acceptance import chooser
 from dcmtools.network.acceptor import COURTESY, Acceptor, Policy
 from dcmtools.network.association import Association, Message, Timeouts
 from dcmtools.network.receiver import Receiver
@@ -49,16 +38,8 @@ GRACE = 20.0
 _POLL = 0.2
 # Records are handed on a batch at a time: to wake up for each costs the associations a fifth of their speed.
 _BATCH = 0.02
-_STANDARD = "1.2.840.10008."
 _STORED = frozenset({"received", "present"})
 _RESPONSE = 0x8000
-_UNCOMPRESSED = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-# The SOP classes that come with a service (PS3.4 C.6.1.3, C.6.2.3); they are accepted when somebody handles it.
-_CLASSES = {
-    commands.C_FIND_RQ: frozenset({PATIENT_ROOT_FIND, STUDY_ROOT_FIND}),
-    commands.C_MOVE_RQ: frozenset({PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE}),
-    commands.C_GET_RQ: frozenset({PATIENT_ROOT_GET, STUDY_ROOT_GET}),
-}
 _NO_SERVICES: Services = MappingProxyType({})
 
 
@@ -101,7 +82,6 @@ class Listener:
         self.archive, self.local, self.options, self._purpose = archive, local, options or Options(), purpose
         self._on_record, self._notice, self._services = on_record, notice, services
         self._handlers: dict[int, Handler] = {}
-        self._classes = frozenset[str]().union(*(_CLASSES.get(one, frozenset()) for one in services))
         self._storing: set[str] = set()
         self._counting = threading.Lock()
         self._stack = ExitStack()
@@ -213,27 +193,16 @@ class Listener:
                 self._storing.add(str(record.get("association")))
         self._on_record(record)
 
-    # What is accepted
-
     def _policy(self) -> Policy:
         options = self.options
         return Policy(
             ae_title=self.local.ae_title,
-            choose=self._choose,
+            choose=chooser(self._services, options.compression, private=options.private_classes),
             check_called=options.check_called,
             peers=options.peers,
             max_associations=options.max_associations,
             timeouts=options.timeouts,
         )
-
-    def _choose(self, abstract: str, proposed: tuple[str, ...]) -> str | None:
-        """The transfer syntax for a proposed context; "" when none of them will do, None for what is not offered."""
-        if abstract in self._classes:
-            return _preferred([one for one in proposed if one in _UNCOMPRESSED], ())
-        private = self.options.private_classes and not abstract.startswith(_STANDARD)
-        if abstract == VERIFICATION or storage_class(abstract) or private:
-            return _preferred([one for one in proposed if one in TRANSFER_SYNTAXES], self.options.compression)
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,16 +278,3 @@ def _response(message: Message, code: int) -> commands.Command:
         "MessageIDBeingRespondedTo": message.command.get("MessageID") or 0,
         "Status": code,
     }
-
-
-def _preferred(proposed: list[str], order: Sequence[str]) -> str:
-    """One of the transfer syntaxes proposed that we know, "" for none: as `order` says, else as the peer does.
-
-    Of the uncompressed ones explicit comes before implicit, for it keeps the value representations.
-    """
-    for syntax in order:
-        if syntax in proposed:
-            return syntax
-    if set(proposed).issuperset(_UNCOMPRESSED):
-        return EXPLICIT_VR_LITTLE_ENDIAN
-    return proposed[0] if proposed else ""

@@ -28,15 +28,14 @@ from dcmtools.model.errors import (
 )
 from dcmtools.model.names import is_uid
 from dcmtools.model.record import Record, path_keys
-from dcmtools.model.uids import storage_class
 from dcmtools.network import command as commands
 from dcmtools.network import status
+from dcmtools.network.acceptance import stores
 from dcmtools.network.association import Association, Message
 from dcmtools.network.command import Command
 
 _BUFFER = 128 * 1024
 _MAX_COMMENT = 64
-_STANDARD = "1.2.840.10008."
 _CONFLICT = BadData(
     "another instance with this UID came first, and stays",
     "compare the two; this one is kept in quarantine",
@@ -110,7 +109,7 @@ class Receiver:
     def _verdict(self, request: _Request, association: Association, message: Message) -> _Verdict:
         """What becomes of the object; of one that is refused a part may still be unread."""
         abstract = message.context.abstract
-        if abstract.startswith(_STANDARD) and not storage_class(abstract):
+        if not stores(abstract):
             problem = BadData(f"{abstract} is not a storage SOP class", cause="not-storage")
             return _refused(request, status.SOP_CLASS_NOT_SUPPORTED, problem)
         if not message.has_data:

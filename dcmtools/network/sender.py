@@ -4,31 +4,27 @@ The next file is read while the peer answers for the last one. What the network 
 instance that was not answered for; what the peer refuses is not.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from dcmtools.disk.dataset import Walk
-from dcmtools.disk.part10 import Meta, OpenFile, encoding_in, source_of
-from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater, Unavailable, from_os
+from dcmtools.disk.part10 import Meta
+from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater, Unavailable
 from dcmtools.model.node import Local, Node
-from dcmtools.model.record import Record, path_keys
+from dcmtools.model.record import Record
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from dcmtools.network import command as commands
 from dcmtools.network import status
 from dcmtools.network.association import MAX_CONTEXTS, Association, Context, Released
 from dcmtools.network.command import Command
+from dcmtools.network.parcel import Item, Parcel, named, unread
 from dcmtools.network.requestor import request
 from dcmtools.network.upper_layer import Closed, TimedOut
 
 Pair = tuple[str, str]  # SOP class, transfer syntax
 Stop = Callable[[], bool]
 
-# Files up to this size are read at once, and ahead; larger ones leave piece by piece.
-READ_WHOLE = 4 << 20
 # A node that is given up is left alone for so many seconds: what is to be sent to it meanwhile fails at once.
 _REST = 60.0
 # What counts how much towards that: no association at all, no answer in time, or any other loss, instances in a row.
@@ -36,20 +32,8 @@ _UNREACHED, _UNANSWERED, _LOST = 30, 10, 3
 _GIVE_UP = 30
 # Seconds before the first retry, doubled for each further one.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-# What an earlier command may have said of an item that did not go well.
-_FATE = frozenset({"advice", "cause", "exit_code", "reason", "status"})
 # Only after so many seconds without traffic is it asked whether the peer has closed the association meanwhile.
 _IDLE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """An instance to be sent: its place in the input, its record, its file, and what the file says of itself."""
-
-    number: int
-    record: Record
-    path: Path
-    meta: Meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,44 +43,6 @@ class Settings:
     priority: int = commands.MEDIUM
     retries: int = 2
     origin: tuple[str, int] | None = None
-
-
-class Parcel:
-    """A file that is open, whole and, unless it is large, read: ready to leave. DcmtoolsError when it is not so."""
-
-    def __init__(self, item: Item) -> None:
-        self.item = item
-        try:
-            self.file = os.open(item.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                self.length = os.fstat(self.file).st_size - item.meta.offset
-                self.data = os.pread(self.file, self.length, item.meta.offset) if self.length <= READ_WHOLE else None
-                self._check()
-            except BaseException:
-                os.close(self.file)
-                raise
-        except OSError as problem:
-            raise _unread(problem, item) from None
-
-    def close(self) -> None:
-        """Closes the file."""
-        os.close(self.file)
-
-    def _check(self) -> None:
-        """Raises BadData for a file that was cut short; what else may be odd about it is for the peer to judge."""
-        file = OpenFile(self._read, self.item.meta.offset + self.length, b"")
-        encoding = encoding_in(file, self.item.meta)
-        try:
-            read, start, end = source_of(file, self.item.meta, encoding)
-            Walk(start, end, encoding, ()).through(read)
-        except BadData as problem:
-            if problem.cause == "truncated":
-                raise
-
-    def _read(self, position: int, size: int) -> bytes | memoryview:
-        if self.data is None:
-            return os.pread(self.file, size, position)
-        return memoryview(self.data)[position - self.item.meta.offset :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +152,7 @@ class Sender:
             return _Outcome("failed", problem=problem)
         except OSError as problem:
             self._drop()
-            return _Outcome("failed", problem=_unread(problem, parcel.item))
+            return _Outcome("failed", problem=unread(problem, parcel.item))
         except ProtocolError as problem:
             self._drop()
             lost = _UNANSWERED if isinstance(problem, TimedOut) else _LOST
@@ -288,18 +234,6 @@ class Sender:
             record |= {"cause": problem.cause, "reason": problem.reason, "exit_code": problem.exit_code}
             record |= {"advice": problem.advice} if problem.advice else {}
         return record
-
-
-def named(item: Item) -> Record:
-    """The item's record, with the UIDs that its file has where it lacks them, without the fate of an earlier try."""
-    meta = item.meta
-    uids = {"SOPClassUID": meta.sop_class, "SOPInstanceUID": meta.sop_instance, "TransferSyntaxUID": meta.syntax}
-    record = {key: value for key, value in item.record.items() if key not in _FATE}
-    return record | {key: uid for key, uid in uids.items() if key not in record}
-
-
-def _unread(problem: OSError, item: Item) -> DcmtoolsError:
-    return from_os(problem, "reading", path_keys(item.path)["path"])
 
 
 def _proposal(pair: Pair, seen: Iterable[Pair]) -> list[Pair]:

@@ -11,19 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from dcmtools.disk.header import read_meta
-from dcmtools.model.errors import BadData, DcmtoolsError, NoInput
+from dcmtools.model.errors import DcmtoolsError
 from dcmtools.model.node import Local, Node
-from dcmtools.model.record import Record, path_of, type_of
+from dcmtools.model.record import Record
 from dcmtools.network.command import MEDIUM
-from dcmtools.network.sender import Item, Pair, Parcel, Sender, Settings, named
+from dcmtools.network.parcel import Item, Parcel, look_at, named, sendable
+from dcmtools.network.sender import Pair, Sender, Settings
 
 Stop = Callable[[], bool]
 MakeSender = Callable[[Callable[[], list[Pair]], Stop], Sender]
 
 # How far the feeder looks ahead: enough to find what there is to propose, and soon there.
 _AHEAD = 512
-_SENDABLE = frozenset({"instance", "file"})
 # Seconds: to gather what is at hand before an association is opened, and between two looks at it.
 _GATHER, _LOOK = 0.25, 0.01
 _POLL = 0.2
@@ -45,8 +44,8 @@ def store(
     """One record for each item, in their order: the item with its state sent, warning or failed, and why.
 
     What cannot be read becomes an error record; what names no file, such as an event, passes through. Raises the
-    DcmtoolsError, once, when no association can be opened at all. `origin` are the AE title
-    and message ID of a C-MOVE that is answered so.
+    DcmtoolsError, once, when no association can be opened at all. `origin` are the AE title and message ID of a C-MOVE
+    that is answered so.
     """
     settings = Settings(priority, retries, origin)
     jobs = max(1, min(jobs, node.max_associations))
@@ -67,22 +66,6 @@ def plan(items: Iterable[Record], node: Node) -> Iterator[Record]:
             yield {**named(look_at(number, record)), "state": "planned", "node": node.name}
         except DcmtoolsError as problem:
             yield {**record, **problem.record()}
-
-
-def sendable(record: Record) -> bool:
-    """Whether a record stands for a file that can be sent; others pass through."""
-    return type_of(record) in _SENDABLE
-
-
-def look_at(number: int, record: Record) -> Item:
-    """The item that a record names; DcmtoolsError when its file is missing or no DICOM."""
-    path = path_of(record)
-    if path is None:
-        raise NoInput("a record names no file", "give it to store from find or index of this archive")
-    meta = read_meta(path)
-    if not (meta.sop_class and meta.sop_instance):
-        raise BadData("the file has no SOP class or instance UID", cause="no-uid")
-    return Item(number, record, path, meta)
 
 
 class _Run:

@@ -1,6 +1,7 @@
 """Both ends of C-STORE for tests: a listener in this process, a client that may lie, an SCP that does as it is told."""
 
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -136,6 +137,15 @@ def files(folder: Path) -> list[Path]:
 def left_behind(folder: Path) -> list[Path]:
     """The temporaries of a receiver."""
     return [path for path in (folder / ".dcmtools-incoming").glob("*/*") if path.name != ".lock"]
+
+
+def takes_connections(port: int) -> bool:
+    """Whether somebody listens on a port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionError:
+        return False
+    return True
 
 
 def resident(pid: int = 0) -> int:

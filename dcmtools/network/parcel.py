@@ -1,0 +1,94 @@
+"""What C-STORE sends: an instance, its file and what that says of itself, ready to leave (PS3.10 7.1)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcmtools.disk.dataset import Walk
+from dcmtools.disk.header import read_meta
+from dcmtools.disk.part10 import Meta, OpenFile, encoding_in, source_of
+from dcmtools.model.errors import BadData, DcmtoolsError, NoInput, from_os
+from dcmtools.model.record import Record, path_keys, path_of, type_of
+
+# Files up to this size are read at once, and ahead; larger ones leave piece by piece.
+READ_WHOLE = 4 << 20
+_SENDABLE = frozenset({"instance", "file"})
+# What an earlier command may have said of an item that did not go well.
+_FATE = frozenset({"advice", "cause", "exit_code", "reason", "status"})
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An instance to be sent: its place in the input, its record, its file, and what the file says of itself."""
+
+    number: int
+    record: Record
+    path: Path
+    meta: Meta
+
+
+def sendable(record: Record) -> bool:
+    """Whether a record stands for a file that can be sent; others pass through."""
+    return type_of(record) in _SENDABLE
+
+
+def look_at(number: int, record: Record) -> Item:
+    """The item that a record names; DcmtoolsError when its file is missing or no DICOM."""
+    path = path_of(record)
+    if path is None:
+        raise NoInput("a record names no file", "give it to store from find or index of this archive")
+    meta = read_meta(path)
+    if not (meta.sop_class and meta.sop_instance):
+        raise BadData("the file has no SOP class or instance UID", cause="no-uid")
+    return Item(number, record, path, meta)
+
+
+def named(item: Item) -> Record:
+    """The item's record, with the UIDs that its file has where it lacks them, without the fate of an earlier try."""
+    meta = item.meta
+    uids = {"SOPClassUID": meta.sop_class, "SOPInstanceUID": meta.sop_instance, "TransferSyntaxUID": meta.syntax}
+    record = {key: value for key, value in item.record.items() if key not in _FATE}
+    return record | {key: uid for key, uid in uids.items() if key not in record}
+
+
+class Parcel:
+    """A file that is open, whole and, unless it is large, read: ready to leave. DcmtoolsError when it is not so."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        try:
+            self.file = os.open(item.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self.length = max(0, os.fstat(self.file).st_size - item.meta.offset)
+                self.data = os.pread(self.file, self.length, item.meta.offset) if self.length <= READ_WHOLE else None
+                self._check()
+            except BaseException:
+                os.close(self.file)
+                raise
+        except OSError as problem:
+            raise unread(problem, item) from None
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self.file)
+
+    def _check(self) -> None:
+        """Raises BadData for a file that was cut short; what else may be odd about it is for the peer to judge."""
+        file = OpenFile(self._read, self.item.meta.offset + self.length, b"")
+        encoding = encoding_in(file, self.item.meta)
+        try:
+            read, start, end = source_of(file, self.item.meta, encoding)
+            Walk(start, end, encoding, ()).through(read)
+        except BadData as problem:
+            if problem.cause == "truncated":
+                raise
+
+    def _read(self, position: int, size: int) -> bytes | memoryview:
+        if self.data is None:
+            return os.pread(self.file, size, position)
+        return memoryview(self.data)[position - self.item.meta.offset :]
+
+
+def unread(problem: OSError, item: Item) -> DcmtoolsError:
+    """The error of an item whose file cannot be read."""
+    return from_os(problem, "reading", path_keys(item.path)["path"])
