@@ -213,7 +213,9 @@ class Acceptor:
         except ProtocolError as problem:
             with contextlib.suppress(ProtocolError):
                 connection.write([pdu.encode_abort(SERVICE_PROVIDER, 2)], 1)
-            raise ProtocolError(f"{host}: {problem.reason}", problem.advice, cause=problem.cause) from None
+            # Who only looks whether the port is open, as monitors do, is no cause for alarm.
+            cause = "nothing-said" if connection.is_silent else problem.cause
+            raise ProtocolError(f"{host}: {problem.reason}", problem.advice, cause=cause) from None
 
     def _rejection(self, request: pdu.Request) -> tuple[tuple[int, int, int], DcmtoolsError] | None:
         """Result, source and reason of the rejection that a request deserves (PS3.8 9.3.4)."""

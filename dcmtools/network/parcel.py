@@ -33,14 +33,24 @@ def sendable(record: Record) -> bool:
 
 
 def look_at(number: int, record: Record) -> Item:
-    """The item that a record names; DcmtoolsError when its file is missing or no DICOM."""
+    """The item that a record names; DcmtoolsError when its file is missing, no DICOM, or not the one of the record."""
     path = path_of(record)
     if path is None:
         raise NoInput("a record names no file", "give it to store from find or index of this archive")
+    _check_size(path, record)
     meta = read_meta(path)
     if not (meta.sop_class and meta.sop_instance):
         raise BadData("the file has no SOP class or instance UID", cause="no-uid")
     return Item(number, record, path, meta)
+
+
+def _check_size(path: Path, record: Record) -> None:
+    """Refuses a file that is longer or shorter than its record says: cut between two elements it still looks whole."""
+    told = record.get("size")
+    if isinstance(told, int) and path.is_file() and (size := path.stat().st_size) != told:
+        name = path_keys(path)["path"]
+        reason = f"{name} has {size} bytes, and its record says {told}: it was damaged or changed since"
+        raise BadData(reason, "index it again, or retrieve it again", cause="damaged", **path_keys(path))
 
 
 def named(item: Item) -> Record:

@@ -120,7 +120,7 @@ class Receiver:
             offset = self._write(path, request, association)
             return self._kept(path, offset, request, abstract)
         except OSError as problem:
-            return _refused(request, status.OUT_OF_RESOURCES, from_os(problem, "storing an object"))
+            return _refused(request, status.OUT_OF_RESOURCES, from_os(problem, "storing in", self.archive.root))
         except _NO_RESOURCES as problem:
             return _refused(request, status.OUT_OF_RESOURCES, problem)
         finally:

@@ -79,6 +79,11 @@ class Connection:
         self._start += 6 + length
         return kind, body
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the peer has not said a byte so far."""
+        return self._end == 0
+
     def write(self, parts: Iterable[Part], seconds: float) -> None:
         """Sends all the parts as one stretch of bytes; however many they are, few are held at a time."""
         try:

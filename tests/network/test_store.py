@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from dcmtools.disk.archive import Archive
-from dcmtools.disk.header import read_meta
-from dcmtools.model.errors import Refused, TryLater, Unavailable
+from dcmtools.disk.header import read_header, read_meta
+from dcmtools.model.errors import BadData, Refused, TryLater, Unavailable
 from dcmtools.model.node import Local, node_from_address
 from dcmtools.model.record import Record, event, path_keys
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from dcmtools.network.association import Association, Message, Released
+from dcmtools.network.parcel import look_at
 from dcmtools.network.store import plan, store
 from tests.builders import uid, write_instance, write_series
 from tests.network.storing import MR, answering, client, data_set, files, listening, node
@@ -505,3 +506,14 @@ def test_a_file_that_becomes_shorter_while_it_is_sent_fails_alone(tmp_path: Path
     assert states(records) == ["failed", "sent"]
     assert records[0]["cause"] == "changed"
     assert len(came) == 1
+
+
+def test_a_file_that_is_not_the_one_of_its_record_is_not_sent(tmp_path: Path) -> None:
+    path = write_instance(tmp_path / "x.dcm")
+    record = read_header(path)
+    path.write_bytes(path.read_bytes() + bytes(64))
+
+    with pytest.raises(BadData, match="its record says") as caught:
+        look_at(0, record)
+
+    assert caught.value.cause == "damaged"
