@@ -64,7 +64,6 @@ def convert_nifti(
     """
 
     def work(frame: Frame) -> Iterator[Record]:
-        from dcmtools.disk.atomic import FILE_MODE
         from dcmtools.images.convert_nifti import ConvertOptions, convert
         from dcmtools.images.naming import DEFAULT_TEMPLATE
 
@@ -77,7 +76,7 @@ def convert_nifti(
             overwrite_edited=overwrite_edited,
             dry_run=frame.common.dry_run,
             time_limit=duration(time_limit),
-            mode=mode_of(mode) or FILE_MODE,
+            mode=mode_of(mode),
             dcm2niix=dcm2niix,
         )
         yield from convert(chosen(frame, inputs, selectors), out, options, stop=frame.stop)

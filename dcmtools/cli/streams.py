@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 
 from dcmtools.cli.signals import Stop
-from dcmtools.model.errors import BadData, from_os
+from dcmtools.model.errors import BadData, Incomplete, from_os
 from dcmtools.model.record import Record, decode, encode, event, is_event, path_keys, type_of
 
 STDIN = 0
 _CHUNK = 1 << 16
 _MAX_LINE = 64 << 20
+# Exit codes of a command that went through all that it was to do, and told of each item that failed.
+_CAME_TO_ITS_END = frozenset({0, Incomplete.exit_code, BadData.exit_code})
 _NAMES = ("StudyInstanceUID", "SeriesInstanceUID")
 
 
@@ -18,8 +20,8 @@ class Stream:
 
     `begin` and `end` frame one stream and are taken out. After the last record `failed` tells whether upstream lacks
     anything: it had errors, said that something is incomplete, ended with another exit code than 0, or did not say
-    that it ended. In that case each series that came without its `series-complete` gets an `incomplete` here, so that
-    whoever reads on need not know of frames.
+    that it ended. When it did not come to its end, each series that came without its `series-complete` gets an
+    `incomplete` here, so that whoever reads on need not know of frames.
     """
 
     def __init__(self, stop: Stop, descriptor: int = STDIN) -> None:
@@ -54,15 +56,19 @@ class Stream:
             yield from self._cut_off()
             self._begun = True
         elif is_event(record, "end"):
-            self._end(record)
+            yield from self._end(record)
         else:
             self._note(record)
             yield record
 
-    def _end(self, record: Record) -> None:
+    def _end(self, record: Record) -> Iterator[Record]:
         self._begun = False
-        self._open.clear()
-        self.failed = self.failed or record.get("exit_code") != 0
+        code = record.get("exit_code")
+        self.failed = self.failed or code != 0
+        if code in _CAME_TO_ITS_END:
+            self._open.clear()
+        else:
+            yield from self._incomplete("the command before this one was ended before the series was complete")
 
     def _note(self, record: Record) -> None:
         kind = type_of(record)
@@ -82,10 +88,12 @@ class Stream:
         if not self._begun:
             return
         self._begun, self.failed, self.died = False, True, True
+        yield from self._incomplete("the command before this one broke off before the series was complete")
+
+    def _incomplete(self, reason: str) -> Iterator[Record]:
         cut, self._open = self._open, {}
         for (study, series), count in cut.items():
             uids = dict(zip(_NAMES, (study, series), strict=True))
-            reason = "the command before this one broke off before the series was complete"
             record = event("incomplete", **uids, expected=None, received=count, missing=[], reason=reason)
             self._told.add(encode(record))
             yield record

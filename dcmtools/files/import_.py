@@ -74,10 +74,20 @@ def _plan(found: Path | Record, archive: Archive, mode: Mode) -> Record:
     if is_error(record) or not isinstance(found, Path):
         return record
     final = archive.path_for(record)
-    state = _DONE[mode]
+    state = _done(found, archive, mode)
     if final.exists():
         state = "present" if holds_same(found, final) else "conflict"
     return {**record, **path_keys(final), "state": state, "source": shown(found), "dry_run": True}
+
+
+def _done(source: Path, archive: Archive, mode: Mode) -> str:
+    """The state of a file that was taken in: one that lies in the archive already is never moved."""
+    return _DONE["copy" if mode == "move" and _is_inside(source, archive) else mode]
+
+
+def _is_inside(source: Path, archive: Archive) -> bool:
+    """Whether a name lies in the archive, by whatever links it was come to: nothing is removed there."""
+    return Path(os.path.realpath(source.parent)).is_relative_to(os.path.realpath(archive.root))
 
 
 @dataclass(slots=True)
@@ -194,11 +204,12 @@ class _Batch:
         record = outcome.record if isinstance(outcome, Committed) else outcome
         if is_error(record):
             return record
-        state = _DONE[self._mode] if record["state"] == "received" else record["state"]
+        state = _done(item.source, self._archive, self._mode) if record["state"] == "received" else record["state"]
         record = {**record, "state": state, "source": shown(item.source)}
         if state == "conflict":
             record = conflicting(record)
-        if self._mode == "move" and state != "conflict" and (problem := _remove(item, path_of(record))):
+        removes = self._mode == "move" and state != "conflict" and not _is_inside(item.source, self._archive)
+        if removes and (problem := _remove(item, path_of(record))):
             return problem.record(**path_keys(item.source))
         return record
 
@@ -206,9 +217,11 @@ class _Batch:
 def _remove(item: _Item, kept: Path | None) -> DcmtoolsError | None:
     """Removes a source whose instance is safe; not one that is itself the file in the archive, or was written to."""
     source = item.source
-    if kept is None or source == kept:
+    if kept is None:
         return None
     try:
+        if source.name == kept.name and os.path.samefile(source.parent, kept.parent):
+            return None
         state = source.stat()
         as_read = (item.record["size"], item.record["mtime_ns"]) == (state.st_size, str(state.st_mtime_ns))
         if not item.there and not as_read:

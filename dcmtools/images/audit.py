@@ -38,6 +38,7 @@ REASONS: Mapping[str, str] = {
     "no-time-step": "the time series has no repetition time, which the headers have",
     "wrong-gradients": "the gradient table does not have one entry a volume",
     "mosaic-unverified": "a mosaic without its vendor's header: how it was cut is a guess",
+    "unverified": "the headers do not say where the slices lie: nothing tells whether the volume is right",
     "wrong-order": "the slices of the mosaic are not in the order that its header says",
     "two-affines": "the volume's qform and sform disagree",
 }
@@ -136,6 +137,8 @@ def audit_series(volumes: Sequence[Volume], layout: Layout, derived: Sequence[bo
     own = [number for number, flag in enumerate(derived) if not flag]
     if layout.mosaics and not layout.tiles:
         _flag(found, own, "mosaic-unverified")
+    if layout.placeless:
+        _flag(found, own, "unverified")
     if len(layout.planes) and not any("bad-affine" in found[number].flags for number in own):
         _audit_positions([volumes[number] for number in own], [found[number] for number in own], layout)
     if not _counts_agree([volumes[number] for number in own], layout):

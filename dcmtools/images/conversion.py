@@ -1,5 +1,6 @@
 """One series becomes volumes: looked up, staged, converted, audited, compressed, named, noted (DESIGN §5.5, §5.11)."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,13 +65,21 @@ def convert_series(series: Series, shop: Workshop) -> list[Record]:
     except DcmtoolsError as problem:
         return [failure(series, shop.engine, problem)]
     except OSError as problem:
-        return [failure(series, shop.engine, from_os(problem, "converting", problem.filename or ""))]
+        return [failure(series, shop.engine, _from_os(problem))]
 
 
 def failure(series: Series, engine: Engine, problem: DcmtoolsError) -> Record:
     """The error record of a series that was not converted."""
     about = {**series.described(), "instances": len(series.instances)}
     return problem.record(level="series", state="failed", **about, engine=engine.name, engine_version=engine.version)
+
+
+def _from_os(problem: OSError) -> DcmtoolsError:
+    """The error with its path as a key only: names of volumes have the patient's ID, which is no part of a reason."""
+    told = from_os(problem, "converting the series")
+    name = problem.filename
+    told.where = path_keys(os.fsdecode(name)) if isinstance(name, (str, bytes, os.PathLike)) else {}
+    return told
 
 
 def _converted(series: Series, shop: Workshop) -> Iterator[Record]:
@@ -86,7 +95,7 @@ def _converted(series: Series, shop: Workshop) -> Iterator[Record]:
         return
     digest = digest_of(inputs)
     last = shop.conversions.last(series.key)
-    if last and _stands(last, digest, shop):
+    if last and _says_what_is_missing(last, series) and _stands(last, digest, shop):
         yield from _unchanged(last, series, shop)
     elif shop.dry_run:
         image = shop.out / f"{shop.template.path(series.source)}{EXTENSIONS['image']}"
@@ -106,6 +115,11 @@ def _stands(last: Conversion, digest: str, shop: Workshop) -> bool:
     return all(states) if shop.overwrite_edited else None not in states
 
 
+def _says_what_is_missing(last: Conversion, series: Series) -> bool:
+    """Whether the volumes are marked as incomplete if and only if the series is now."""
+    return all(bool(volume.get("incomplete")) == bool(series.incomplete) for volume in last.volumes)
+
+
 def _unchanged(last: Conversion, series: Series, shop: Workshop) -> Iterator[Record]:
     if last.state == "skipped":
         yield {**last.record, **series.described()}
@@ -114,6 +128,8 @@ def _unchanged(last: Conversion, series: Series, shop: Workshop) -> Iterator[Rec
         told = {key: value for key, value in volume.items() if key != "files"}
         state = "suspect" if told["state"] == "suspect" else "unchanged"
         edited = [one.path for one in kept.values() if not shop.placement.is_as_left(one)]
+        if not shop.dry_run:
+            shop.placement.keep(one for one in kept.values() if one.path not in edited)
         yield _volume_record({**told, "state": state}, Placed(kept, edited), series, shop.out)
 
 

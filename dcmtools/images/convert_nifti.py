@@ -11,20 +11,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dcmtools.disk.atomic import FILE_MODE, make_folders
+from dcmtools.disk.atomic import make_folders
 from dcmtools.disk.lock import Lock
+from dcmtools.disk.tree import INDEX_NAME
 from dcmtools.images.conversion import Workshop, convert_series, failure
 from dcmtools.images.conversions import NAME, Conversions
 from dcmtools.images.engine import Limits, make_engine
-from dcmtools.images.gathering import UPSTREAM_DIED, Gathering, Passing
+from dcmtools.images.gathering import Gathering, Passing
 from dcmtools.images.naming import DEFAULT_TEMPLATE, Template
 from dcmtools.images.placement import Placement
 from dcmtools.images.series import Key, Series, completed
 from dcmtools.images.staging import LOCK_NAME, sweep
-from dcmtools.model.errors import DcmtoolsError, TryLater, from_os
-from dcmtools.model.record import Record, type_of
-
-__all__ = ["UPSTREAM_DIED", "ConvertOptions", "convert"]
+from dcmtools.model.errors import CannotCreate, DcmtoolsError, TryLater, from_os
+from dcmtools.model.record import Record, path_keys, type_of
 
 _AHEAD = 10_000  # records that may wait between the reader of the input and us
 _PAUSE = 0.2  # seconds between two looks at stop
@@ -43,7 +42,7 @@ class ConvertOptions:
     dry_run: bool = False
     time_limit: float = 1800  # seconds a series
     memory_limit: int | None = None  # bytes of address space a series; None: by the size of its pixels
-    mode: int = FILE_MODE
+    mode: int | None = None  # of new and of kept files; None: new ones are their owner's, kept ones stay as they are
     dcm2niix: Path | None = None  # another binary than the installed one
 
 
@@ -58,14 +57,13 @@ def convert(
 
     A series starts at its `series-complete`, or at the end of the stream when it has none; one that is `incomplete`, or
     of which an earlier stage failed to handle an instance, is refused. Events come out after the volumes of what they
-    speak of; all other records pass. The event `upstream-died` (not passed on) means that series without
-    `series-complete` are not complete. After `stop` the series in hand are finished, no other is begun.
+    speak of; all other records pass. After `stop` the series in hand are finished, no other is begun.
 
     Raises:
         Locked: another run converts into this folder.
         ConfigurationError: the engine cannot be used.
         UsageError: the template is none.
-        CannotCreate: the folder cannot be made.
+        CannotCreate: the folder cannot be made, or is an archive.
     """
     options = options or ConvertOptions()
     out = Path(os.path.abspath(out))  # a link in it stays one
@@ -76,6 +74,9 @@ def convert(
 @contextmanager
 def _workshop(out: Path, options: ConvertOptions) -> Iterator[Workshop]:
     template, engine = Template(options.template), make_engine(options.engine, options.dcm2niix)
+    if os.path.lexists(out / INDEX_NAME):
+        reason = "the output folder is an archive: it holds an index of DICOM files"
+        raise CannotCreate(reason, "give volumes a folder of their own", **path_keys(out))
     with ExitStack() as stack:
         if not options.dry_run:
             _make(out)

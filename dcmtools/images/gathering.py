@@ -1,17 +1,16 @@
 """Series gathered from a stream: a series is handed on as soon as the stream says that it is complete (DESIGN §3).
 
-Records without events count as complete at the end of input, unless the command upstream died: then only those series
-are complete of which it had said so.
+Records without events count as complete at the end of input; of a series that was cut off, an `incomplete` tells.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dcmtools.images.series import Key, Series
+from dcmtools.images.series import Key, Series, answering
 from dcmtools.model.record import Record, type_of
 
-UPSTREAM_DIED = "upstream-died"
+_FAILED = frozenset({"failed", "refused"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,6 @@ class Gathering:
         self._known: dict[Key, Series] = {}
         self._open: dict[Key, None] = {}  # those with instances that nobody has been handed yet, oldest first
         self._spoiled: set[Key] = set()
-        self._upstream_died = False
 
     def take(self, record: Record) -> Iterator[Series | Passing]:
         """What a record sets free: series that are complete now, and records that go on."""
@@ -55,13 +53,13 @@ class Gathering:
 
     def finish(self) -> Iterator[Series]:
         """What is left at the end of input."""
-        for key in list(self._open):
-            series = self._known[key]
-            if self._upstream_died and not series.incomplete:
-                series.incomplete = "the command upstream died before it had said that this series is complete"
-            yield self._close(key)
+        yield from map(self._close, list(self._open))
 
     def _add(self, record: Record) -> None:
+        record = answering(record)
+        if record.get("state") in _FAILED:
+            self._spoil(record)
+            return
         key = str(record.get("StudyInstanceUID")), str(record.get("SeriesInstanceUID"))
         if self._known.setdefault(key, Series()).take(record):
             self._open[key] = None
@@ -79,8 +77,6 @@ class Gathering:
                 yield passing
             case "incomplete":
                 yield from self._incomplete(Passing(record, "series" if record.get("SeriesInstanceUID") else "study"))
-            case "upstream-died":
-                self._upstream_died = True
             case _:
                 yield Passing(record)
 
@@ -94,11 +90,19 @@ class Gathering:
         yield passing
 
     def _spoil(self, record: Record) -> None:
-        """An error about an instance of a series means that this series lacks it."""
+        """An error about an instance of a series means that this series lacks it.
+
+        One about a study means that any of its series that are under way may, unless their `series-complete` follows.
+        """
+        study = str(record.get("StudyInstanceUID"))
         if record.get("SeriesInstanceUID"):
-            key = str(record.get("StudyInstanceUID")), str(record["SeriesInstanceUID"])
+            key = study, str(record["SeriesInstanceUID"])
             self._series(key).incomplete = "an instance of it failed at an earlier stage"
             self._spoiled.add(key)
+        elif record.get("StudyInstanceUID"):
+            for key in self._open:
+                if key[0] == study and not self._known[key].incomplete:
+                    self._known[key].incomplete = "something of its study failed at an earlier stage"
 
     def _close_study(self, study: str) -> Iterator[Series]:
         yield from map(self._close, [key for key in self._open if key[0] == study])

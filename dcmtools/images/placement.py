@@ -6,8 +6,9 @@ those that are still as we left them.
 
 import hashlib
 import os
+import stat
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -45,11 +46,12 @@ class Placement:
     """The names in one output folder. Thread-safe."""
 
     def __init__(
-        self, out: Path, conversions: Conversions, *, mode: int = FILE_MODE, overwrite_edited: bool = False
+        self, out: Path, conversions: Conversions, *, mode: int | None = None, overwrite_edited: bool = False
     ) -> None:
         self.out = out
         self._conversions = conversions
-        self._mode = mode
+        self._mode = FILE_MODE if mode is None else mode
+        self._is_told_mode = mode is not None
         self._overwrite_edited = overwrite_edited
         self._naming = threading.Lock()
 
@@ -64,6 +66,18 @@ class Placement:
             for files in before:
                 self._remove(files, now)
             return placed
+
+    def keep(self, files: Iterable[Kept]) -> None:
+        """Gives files of ours that stay as they are the mode that was asked for; no folder is closed by that."""
+        if not self._is_told_mode:
+            return
+        for path in (self.out / one.path for one in files):
+            if not path.is_symlink():
+                path.chmod(self._mode)
+            for folder in self._parents(path):
+                now = stat.S_IMODE(folder.stat().st_mode)
+                if now | _folder_mode(self._mode) != now:
+                    folder.chmod(now | _folder_mode(self._mode))
 
     def is_as_left(self, one: Kept) -> bool | None:
         """Whether a file of ours is still as we left it; None when it is gone."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Whose frames never have a position: not worth a look into the file (ultrasound, secondary capture, photographs).
 _FLAT_SUFFIXES = ("3.1", "6.1", "7", "7.1", "7.2", "7.3", "7.4", "77.1.1", "77.1.1.1", "77.1.2.1", "77.1.4", "77.1.4.1")
 FLAT = frozenset(f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in _FLAT_SUFFIXES)
+# CT, MR and PET, classic, enhanced and converted: whose slices have a position (PS3.3 C.7.6.2, C.7.6.16.2.3).
+_PLACED_SUFFIXES = ("2", "2.1", "2.2", "4", "4.1", "4.3", "4.4", "128", "128.1", "130")
+_PLACED = frozenset(f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in _PLACED_SUFFIXES)
 _ONE_AT_A_TIME = (
     threading.Lock()
 )  # to silence warnings, which nibabel's reader and pydicom have many of, is for all threads
@@ -50,6 +53,7 @@ class Layout:
     mosaics: int = 0
     tiles: int = 0  # of each mosaic; 0 when its header does not say
     tile_sums: tuple[float, ...] = ()  # of the first mosaic's voxels, tile by tile; empty when they cannot be decoded
+    placeless: bool = False  # no slice tells its place, though each should
 
     @property
     def complete(self) -> bool:
@@ -85,7 +89,15 @@ def layout_of(records: Sequence[Record]) -> Layout:
     if mosaics := [record for record in records if is_mosaic(record)]:
         return _mosaic_layout(mosaics)
     slices = [one for record in records for one in slices_of(record)]
-    return Layout(planes_of(slices), frames=sum(frames_of(record) for record in records))
+    frames = sum(frames_of(record) for record in records)
+    placeless = not slices and any(_should_have_place(record) for record in records)
+    return Layout(planes_of(slices), frames=frames, placeless=placeless)
+
+
+def _should_have_place(record: Record) -> bool:
+    """Whether it is of CT, MR or PET, and not in the way of United Imaging: their frames lie in private sequences."""
+    kinds = record.get("ImageType") or ()
+    return record.get("SOPClassUID") in _PLACED and not ("VFRAME" in kinds or "GRID" in kinds)
 
 
 def _mosaic_layout(mosaics: Sequence[Record]) -> Layout:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dcmtools.model.errors import DcmtoolsError, NoInput, from_os
-from dcmtools.model.record import Record, decode, encode, path_keys, path_of, pick
+from dcmtools.model.record import NOTHING_THERE, Record, decode, encode, path_keys, path_of, pick
 
 Key = tuple[str, str]  # StudyInstanceUID, SeriesInstanceUID
 
@@ -60,7 +60,11 @@ _INSTANCE_KEYS: tuple[str, ...] = (
     "Columns",
 )
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+# Without these the audit would not know where a slice lies; a record that has them all was not made thin by a filter.
+_GEOMETRY = ("ImageType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 _CLASS = "1.2.840.10008.5.1.4.1.1."
+# CT, MR and PET images, which have one frame and need not count it (PS3.3 A.3, A.4, A.21).
+_ONE_FRAME = frozenset(f"{_CLASS}{suffix}" for suffix in ("2", "4", "128"))
 # Storage SOP classes without a picture to make a volume of (PS3.4 B.5): waveforms, presentation states, spectra and raw
 # data, registrations, segmentations, reports, documents, plans, structure sets, dose, mappings, meshes.
 _NO_IMAGE_SUFFIXES = (
@@ -102,9 +106,10 @@ class Series:
     incomplete: str = ""  # why some of it is known to be missing
 
     def take(self, record: Record) -> bool:
-        """Adds an instance; returns whether that was new."""
+        """Adds an instance; returns whether that was new. One that is not there, or not any more, is none."""
+        record = answering(record)
         uid = str(record.get("SOPInstanceUID"))
-        if uid in self.instances:
+        if uid in self.instances or record.get("state") in NOTHING_THERE:
             return False
         _merge(self.source, record)
         if not is_image(record):
@@ -162,9 +167,9 @@ def completed(record: Record) -> Record:
 
     BadData when the file is not what it was.
     """
-    whole = "SOPClassUID" in record and ("Rows" in record or not is_image(record))
+    record = answering(record)
     path = path_of(record)
-    if path is None or (whole and all(record.get(key) for key in _IDENTITY)):
+    if path is None or record.get("state") in NOTHING_THERE or _is_whole(record):
         return record
     from dcmtools.disk.header import read_header
 
@@ -175,6 +180,20 @@ def completed(record: Record) -> Record:
         raise
 
 
+def answering(record: Record) -> Record:
+    """The record that stands for its UID: for a conflict that of the file that came first.
+
+    Of that one only the UIDs and the path are known: the rest of the record is about the file in quarantine. A conflict
+    that does not name the first has failed.
+    """
+    if record.get("state") != "conflict":
+        return record
+    first = record.get("duplicate_of")
+    if not isinstance(first, str) or not first:
+        return {**record, "state": "failed"}
+    return {"type": "instance", **pick(record, *_IDENTITY), **path_keys(first)}
+
+
 def is_image(record: Record) -> bool:
     """Whether an instance has a picture: by its SOP class, else by its modality and its number of rows."""
     sop_class = str(record.get("SOPClassUID") or "")
@@ -183,6 +202,16 @@ def is_image(record: Record) -> bool:
     if not sop_class.startswith(_CLASS) and record.get("Modality") in _NO_IMAGE_MODALITIES:
         return False
     return "Rows" not in record or bool(record["Rows"])
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether nothing that we need was taken from a record, as far as can be told: what a file lacks, it lacks too."""
+    if not (record.get("SOPClassUID") and all(record.get(key) for key in _IDENTITY)):
+        return False
+    if not is_image(record):
+        return True
+    counted = "NumberOfFrames" in record or record["SOPClassUID"] in _ONE_FRAME
+    return counted and all(key in record for key in _GEOMETRY)
 
 
 def _merge(known: Record, record: Record) -> None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX, temporary_name
+from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX
 
 LOCK_NAME = f"{TEMPORARY_PREFIX}lock"
+_PREFIX = f"{TEMPORARY_PREFIX}nifti-"  # ours among the temporaries: what else is there is another command's
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Staged:
 @contextmanager
 def staged(out: Path, paths: Sequence[Path], pixel_bytes: int = 0) -> Iterator[Staged]:
     """A staging folder below `out` that offers these files; gone after the block."""
-    folder, home = out / temporary_name(), own_folder(paths)
+    folder, home = out / f"{_PREFIX}{os.getpid()}-{os.urandom(6).hex()}", own_folder(paths)
     here = Staged(folder, home or folder / "in", len(paths), pixel_bytes)
     try:
         for new in (folder, here.outputs, here.ready):
@@ -68,7 +69,7 @@ def own_folder(paths: Sequence[Path]) -> Path | None:
 
 def sweep(out: Path) -> int:
     """Removes what killed runs left in `out` and returns how much that was; the caller holds the lock on `out`."""
-    left = [path for path in out.glob(f"{TEMPORARY_PREFIX}*") if path.name != LOCK_NAME]
+    left = list(out.glob(f"{_PREFIX}*"))
     for path in left:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -22,6 +22,8 @@ UNIQUE_KEY: dict[str, str] = {
     "series": "SeriesInstanceUID",
     "instance": "SOPInstanceUID",
 }
+# States of what has no file that a command could take up, or not a good one.
+NOTHING_THERE: frozenset[str] = frozenset({"failed", "refused", "removed", "deleted", "skipped"})
 
 
 class _Codec(NamedTuple):

@@ -68,6 +68,18 @@ def test_series_that_was_cut_off_is_refused_unless_it_is_allowed(dcmtools: RunDc
     assert [one["state"] for one in records(allowed.stdout, "volume")] == ["converted"]
 
 
+@pytest.mark.parametrize(("code", "expected"), [(75, 0), (130, 0), (3, 1)])
+def test_series_whose_command_was_ended_half_way_is_refused(
+    dcmtools: RunDcmtools, series: list[Record], code: int, expected: int
+) -> None:
+    torn = text(event("begin", command="import"), *series[:-2], event("end", command="import", exit_code=code))
+
+    done = dcmtools("convert-nifti", "-", "--out", "nifti", stdin=torn)
+
+    assert done.returncode >= 3
+    assert len(records(done.stdout, "volume")) == expected
+
+
 def test_series_that_upstream_said_is_complete_is_converted_though_upstream_died(
     dcmtools: RunDcmtools, series: list[Record]
 ) -> None:
@@ -102,6 +114,16 @@ def test_what_a_command_before_this_one_left_out_is_not_looked_up(dcmtools: RunD
 )
 def test_words_that_make_no_sense_together_are_refused(dcmtools: RunDcmtools, words: list[str]) -> None:
     assert dcmtools("convert-nifti", *words, "--out", "nifti").returncode == 2
+
+
+def test_mode_holds_for_what_was_converted_before(dcmtools: RunDcmtools, series: list[Record]) -> None:
+    dcmtools("convert-nifti", "-", "--out", "nifti", stdin=text(*series))
+
+    done = dcmtools("convert-nifti", "-", "--out", "nifti", "--mode", "640", stdin=text(*series))
+
+    (volume,) = records(done.stdout, "volume")
+    assert volume["state"] == "unchanged"
+    assert Path(volume["path"]).stat().st_mode & 0o777 == 0o640
 
 
 def test_damaged_series_stops_no_other(dcmtools: RunDcmtools, archive: Path) -> None:

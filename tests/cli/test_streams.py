@@ -85,6 +85,23 @@ def test_series_that_was_cut_off_is_incomplete_and_one_that_was_complete_is_not(
     assert stream.has_told(last)
 
 
+@pytest.mark.parametrize("code", [1, 66, 69, 73, 74, 75, 76, 130, 143, None])
+def test_series_is_cut_off_by_an_end_that_came_before_all_was_done(code: int | None) -> None:
+    stream, records = read([BEGIN, ONE, event("end", command="import", exit_code=code)])
+
+    assert [record.get("event") for record in records] == [None, "incomplete"]
+    assert (records[-1]["SeriesInstanceUID"], records[-1]["received"]) == ("1.1", 1)
+    assert stream.failed
+    assert stream.has_told(records[-1])
+
+
+@pytest.mark.parametrize("code", [0, 3, 65])
+def test_series_is_whole_when_all_was_done_though_some_failed(code: int) -> None:
+    _, records = read([BEGIN, ONE, event("end", command="import", exit_code=code)])
+
+    assert records == [ONE]
+
+
 def test_series_without_frame_is_complete_at_the_end_of_input() -> None:
     _, records = read([ONE])
 

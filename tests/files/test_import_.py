@@ -140,6 +140,36 @@ def test_moved_file_is_gone_only_from_where_it_was(archive: Archive, source: Pat
     assert all(Path(record["path"]).exists() for record in records)
 
 
+@pytest.mark.parametrize("target", [".", "study", "study/series"])
+def test_link_to_the_archive_below_what_is_moved_costs_nothing(
+    archive: Archive, source: Path, tmp_path: Path, target: str
+) -> None:
+    stored = next(record for record in import_paths([source], archive) if record.get("state") == "copied")
+    folders = {".": archive.root, "study": Path(stored["path"]).parents[1], "study/series": Path(stored["path"]).parent}
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "link").symlink_to(folders[target])
+    before = snapshot(archive.root)
+
+    records = list(import_paths([inbox], archive, "move", follow=True))
+
+    assert set(states(records)) == {"present"}
+    assert snapshot(archive.root) == before
+
+
+def test_what_lies_in_the_archive_under_another_name_is_not_removed(archive: Archive, tmp_path: Path) -> None:
+    list(import_paths([write_instance(tmp_path / "x", 1, 1, 1, 1)], archive))
+    inside = [
+        write_instance(archive.root / "by-hand" / "same", 1, 1, 1, 1),
+        write_instance(archive.root / "by-hand" / "new", 1, 1, 1, 2),
+    ]
+
+    records = list(import_paths([archive.root / "by-hand"], archive, "move"))
+
+    assert states(records) == {"present": 1, "copied": 1}
+    assert all(path.exists() for path in inside)
+
+
 def test_move_compares_all_bytes_before_it_removes(archive: Archive, tmp_path: Path) -> None:
     path = write_instance(tmp_path / "x")
     (record,) = import_paths([path], archive)

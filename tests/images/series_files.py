@@ -37,6 +37,7 @@ def make_slices(
             continue
         place = (np.array(start, float) + ((instance - 1) % count) * move).round(4)
         told: dict[str, Any] = {
+            "ImageType": ["ORIGINAL", "PRIMARY"],
             "ImagePositionPatient": list(place),
             "ImageOrientationPatient": list(orientation),
             "PixelSpacing": [2, 1.5],

@@ -170,12 +170,24 @@ def test_a_clip_without_a_place_is_skipped_and_no_process_is_started(
     assert (skipped["state"], skipped["cause"]) == ("skipped", "no-geometry")
 
 
-def test_an_image_without_a_place_is_converted_where_the_engine_can(tmp_path: Path, out: Path) -> None:
-    records = write(tmp_path, make_slices(count=1, ImagePositionPatient=None, ImageOrientationPatient=None))
+@pytest.mark.parametrize(
+    ("keys", "outcome"),
+    [
+        ({}, ("suspect", "unverified")),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "VFRAME"]}, ("converted", None)),  # the engine knows where to look
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1", "Modality": "CR"}, ("converted", None)),  # none was to be told
+    ],
+)
+def test_an_image_without_a_place_is_converted_where_the_engine_can(
+    tmp_path: Path, out: Path, keys: Record, outcome: tuple[str, str | None]
+) -> None:
+    nowhere: Record = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    records = write(tmp_path, make_slices(count=1, **nowhere, **keys))
 
     volume = only(run(records, out))
 
-    assert (volume["state"], volume["shape"]) == ("converted", [24, 24, 1])
+    assert (volume["state"], volume.get("cause")) == outcome
+    assert volume["shape"] == [24, 24, 1]
     assert volume["audit"]["positions"] == 0
 
 

@@ -17,10 +17,11 @@ import pytest
 
 from dcmtools.disk.header import read_header
 from dcmtools.images import audit
-from dcmtools.images.convert_nifti import UPSTREAM_DIED, ConvertOptions, convert
+from dcmtools.images.convert_nifti import ConvertOptions, convert
 from dcmtools.images.dcm2niix import Dcm2niix
-from dcmtools.model.errors import ConfigurationError, Locked, UsageError
+from dcmtools.model.errors import CannotCreate, ConfigurationError, Locked, UsageError
 from dcmtools.model.record import Record, encode, event
+from tests.builders import make_record
 from tests.images.series_files import write_report, write_slices
 from tests.waiting import wait_until
 
@@ -238,13 +239,92 @@ def test_an_incomplete_series_is_refused_unless_allowed(tmp_path: Path, out: Pat
     assert (allowed["state"], allowed["incomplete"]) == ("converted", True)
 
 
-def test_when_upstream_died_only_complete_series_are_converted(tmp_path: Path, out: Path) -> None:
-    whole, cut = write_slices(tmp_path, 1), write_slices(tmp_path, 2)
+@pytest.mark.parametrize("first", [True, False])
+def test_mark_of_an_incomplete_series_comes_and_goes_with_what_the_stream_says(
+    tmp_path: Path, out: Path, first: bool
+) -> None:
+    series = write_slices(tmp_path)
+    incomplete = about("incomplete", series, expected=7, received=6)
+    marks = []
 
-    records = run([*whole, about("series-complete", whole), *cut[:3], event(UPSTREAM_DIED)], out)
+    for is_incomplete in (first, first, not first, not first):
+        volume = run([*series, *([incomplete] if is_incomplete else [])], out, allow_incomplete=True)[0]
+        marks.append((volume["state"], volume.get("incomplete", False)))
 
-    assert states(records) == {("converted", None): 1, ("None", None): 1, ("failed", "incomplete"): 1}
-    assert not any(record.get("event") == UPSTREAM_DIED for record in records)
+    assert marks == [
+        ("converted", first),
+        ("unchanged", first),
+        ("converted", not first),
+        ("unchanged", not first),
+    ]
+
+
+def test_file_in_conflict_gives_no_pixels(tmp_path: Path, out: Path) -> None:
+    series = write_slices(tmp_path / "archive")
+    (other,) = write_slices(tmp_path / "quarantine", count=1, start=(0, 0, 900))
+    conflict = {**other, "state": "conflict", "duplicate_of": series[0]["path"]}
+
+    for stream in ([conflict, *series], [conflict, *series[1:]], [*series, conflict]):
+        (volume,) = run(stream, out, force=True)
+
+        assert (volume["state"], volume["instances"], volume["audit"]["inside"]) == ("converted", 6, 6)
+
+
+@pytest.mark.parametrize("state", ["removed", "deleted", "skipped"])
+def test_instances_that_are_not_there_are_no_input(tmp_path: Path, out: Path, state: str) -> None:
+    series = write_slices(tmp_path)
+    gone = {**make_record(1, 1, 1, 99), "path": str(tmp_path / "gone.dcm"), "state": state}
+
+    (volume,) = run([gone, *series], out)
+
+    assert (volume["state"], volume["instances"]) == ("converted", 6)
+
+
+def test_series_of_which_an_instance_failed_before_is_refused(tmp_path: Path, out: Path) -> None:
+    series = write_slices(tmp_path)
+
+    (record,) = run([*series[:5], {**series[5], "state": "failed"}], out)
+
+    assert (record["state"], record["cause"]) == ("failed", "incomplete")
+
+
+def test_archive_is_no_folder_for_volumes(tmp_path: Path) -> None:
+    series = write_slices(tmp_path)
+    archive = tmp_path / "archive"
+    (archive / ".dcmtools-incoming").mkdir(parents=True)
+    (archive / "index.jsonl").touch()
+
+    with pytest.raises(CannotCreate, match="archive"):
+        run(series, archive)
+
+    assert sorted(path.name for path in archive.iterdir()) == [".dcmtools-incoming", "index.jsonl"]
+
+
+def test_what_cannot_be_placed_is_named_by_a_key_and_not_in_the_reason(tmp_path: Path, out: Path) -> None:
+    series = write_slices(tmp_path, PatientID="PHANTOM-0-001")
+    out.mkdir()
+    (out / "PHANTOM-0-001").write_text("no folder")
+
+    (record,) = run(series, out, template="{PatientID}/x")
+
+    assert record["state"] == "failed"
+    assert "PHANTOM-0-001" not in record["reason"]
+    assert Path(record["path"]).is_relative_to(out)
+
+
+def test_mode_is_given_to_what_is_unchanged_too_and_only_when_it_is_asked_for(tmp_path: Path, out: Path) -> None:
+    series = write_slices(tmp_path)
+
+    def modes(**options: Any) -> tuple[str, list[int]]:
+        (volume,) = run(series, out, template="P/x", **options)
+        paths = [Path(volume["path"]), Path(volume["files"]["sidecar"]), out / "P"]
+        return volume["state"], [path.stat().st_mode & 0o777 for path in paths]
+
+    assert modes() == ("converted", [0o600, 0o600, 0o700])
+    assert modes(mode=0o640, dry_run=True) == ("unchanged", [0o600, 0o600, 0o700])
+    assert modes(mode=0o640) == ("unchanged", [0o640, 0o640, 0o750])
+    assert modes() == ("unchanged", [0o640, 0o640, 0o750])
+    assert modes(mode=0o600) == ("unchanged", [0o600, 0o600, 0o750])
 
 
 def test_what_is_not_ours_passes(tmp_path: Path, out: Path) -> None:
@@ -265,6 +345,28 @@ def test_records_that_a_filter_made_thin_are_read_again(tmp_path: Path, out: Pat
 
     assert states(records) == {("converted", None): 1, ("None", "not-dicom"): 1}
     assert records[-1]["audit"]["inside"] == 6
+
+
+@pytest.mark.parametrize("more", [(), ("ImagePositionPatient",), ("ImageType", "PixelSpacing", "Columns")])
+def test_records_without_their_geometry_are_audited_none_the_less(
+    tmp_path: Path, out: Path, more: tuple[str, ...]
+) -> None:
+    uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    kept = ("type", "path", "SOPClassUID", *uids, "Rows", "Modality")
+    thin = [{key: record[key] for key in (*kept, *more)} for record in write_slices(tmp_path, missing=[3])]
+
+    records = run(thin, out)
+
+    assert states(records) == {("suspect", "missing-slices"): len(records)}
+
+
+def test_volume_of_slices_that_tell_no_place_is_suspect(tmp_path: Path, out: Path) -> None:
+    nowhere: Record = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+
+    records = run(write_slices(tmp_path, **nowhere), out)
+
+    assert records
+    assert {(record["state"], record["cause"]) for record in records} == {("suspect", "unverified")}
 
 
 def test_late_instances_bring_the_series_again(tmp_path: Path, out: Path) -> None:

@@ -104,13 +104,32 @@ def test_a_series_one_of_whose_instances_failed_upstream_is_incomplete() -> None
     assert series.incomplete
 
 
-def test_when_upstream_died_only_what_was_declared_complete_is() -> None:
-    items = gathered(
-        make_record(1, 1, 1), about("series-complete", series=1), make_record(1, 1, 2), event("upstream-died")
-    )
+def test_an_error_about_a_study_spoils_those_of_its_series_that_are_under_way() -> None:
+    failed = BadData("too short", cause="truncated").record(StudyInstanceUID=uid(1, 1))
+    complete, others = about("series-complete", series=1), [make_record(1, 1, 2), make_record(1, 2, 1)]
 
-    assert [bool(one.incomplete) for one in series_in(items)] == [False, True]
-    assert not any(isinstance(item, Passing) and item.record["event"] == "upstream-died" for item in items)
+    items = gathered(make_record(1, 1, 1), complete, *others, failed)
+
+    assert [bool(one.incomplete) for one in series_in(items)] == [False, True, False]
+
+
+def test_what_is_complete_after_an_error_about_its_study_is_complete() -> None:
+    failed = BadData("too short", cause="truncated").record(StudyInstanceUID=uid(1, 1))
+
+    items = gathered(make_record(1, 1, 1), failed, about("series-complete", series=1))
+
+    assert [bool(one.incomplete) for one in series_in(items)] == [False]
+
+
+@pytest.mark.parametrize("state", ["failed", "refused", "conflict"])
+def test_a_series_lacks_an_instance_that_failed_even_if_it_is_complete(state: str) -> None:
+    bad = {**make_record(instance=2), "state": state}
+
+    items = gathered(make_record(instance=1), bad, about("series-complete", 1, 1))
+
+    (series,) = series_in(items)
+    assert series.incomplete
+    assert len(series.instances) == 1
 
 
 def test_a_late_instance_brings_the_whole_series_again() -> None:

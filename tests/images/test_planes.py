@@ -23,6 +23,21 @@ def test_a_slice_spans_from_its_first_voxel_to_the_far_end_of_its_diagonal() -> 
 
 
 @pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, True),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, True),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1"}, False),
+        ({"SOPClassUID": "1.2.3.4"}, False),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "VFRAME"]}, False),
+        ({"ImagePositionPatient": [1.0, 2.0, 3.0]}, False),
+    ],
+)
+def test_slices_of_ct_mr_and_pet_should_have_a_place(keys: dict[str, Any], expected: bool) -> None:
+    assert layout_of([make_record(**{"ImagePositionPatient": None, **keys})]).placeless is expected
+
+
+@pytest.mark.parametrize(
     "keys",
     [
         {"ImagePositionPatient": None},

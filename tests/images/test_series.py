@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dcmtools.images.series import Series, digest_of, is_image, pixel_bytes
+from dcmtools.images.series import Series, completed, digest_of, is_image, pixel_bytes
 from dcmtools.model.errors import NoInput
+from dcmtools.model.record import NOTHING_THERE
 from tests.builders import make_record
 from tests.images.series_files import write_report, write_slices
 
@@ -68,6 +69,33 @@ def test_the_digest_does_not_depend_on_order_and_changes_with_a_file(tmp_path: P
     assert digest_of(other.inputs()) == before
     os.utime(records[0]["path"], ns=(1, 1))
     assert digest_of(one.inputs()) != before
+
+
+@pytest.mark.parametrize("state", sorted(NOTHING_THERE))
+def test_what_is_not_there_is_not_taken(state: str) -> None:
+    series = Series()
+
+    assert not series.take({**make_record(), "state": state})
+    assert not series.instances
+
+
+def test_of_a_conflict_the_first_file_is_taken(tmp_path: Path) -> None:
+    (first,), (other,) = write_slices(tmp_path / "1", count=1), write_slices(tmp_path / "2", count=1)
+    series = Series()
+
+    series.take(completed({**other, "state": "conflict", "duplicate_of": first["path"]}))
+    series.take({**other, "SOPInstanceUID": "1.2.3", "state": "conflict", "duplicate_of": first["path"]})
+
+    assert [one.path for one in series.inputs()] == [Path(first["path"])] * 2
+
+
+def test_a_whole_record_is_not_read_again_and_a_thin_one_is(tmp_path: Path) -> None:
+    (record,) = write_slices(tmp_path, count=1)
+    thin = {key: value for key, value in record.items() if key != "ImageOrientationPatient"}
+
+    assert completed(record) is record
+    assert completed(thin) == record
+    assert completed({**record, "ImageOrientationPatient": None})["ImageOrientationPatient"] is None
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -63,8 +63,10 @@ def test_a_file_that_arrives_meanwhile_is_noticed(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    files_in(tmp_path / ".dcmtools-123-abc" / "out", "s.nii")
-    files_in(tmp_path, ".dcmtools-lock", ".dcmtools-9-f", "kept")
+    others = [".dcmtools-9-f", ".dcmtools-incoming", ".dcmtools-listen.lock", ".dcmtools-lock", "kept"]
+    with staged(tmp_path, []) as here:
+        files_in(tmp_path / here.folder.name.replace(str(os.getpid()), "123") / "out", "s.nii")
+    files_in(tmp_path, ".dcmtools-nifti-9-f", *others)
 
     assert sweep(tmp_path) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".dcmtools-lock", "kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
