@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from dcmtools.cli.signals import Stop
-from dcmtools.model.errors import BadData, Incomplete, from_os
+from dcmtools.model.errors import BadData, Incomplete, NoInput, from_os
 from dcmtools.model.record import Record, decode, encode, event, is_event, path_keys, type_of
 
 STDIN = 0
@@ -12,6 +12,8 @@ _CHUNK = 1 << 16
 _MAX_LINE = 64 << 20
 # Exit codes of a command that went through all that it was to do, and told of each item that failed.
 _CAME_TO_ITS_END = frozenset({0, Incomplete.exit_code, BadData.exit_code})
+# How the lines of records begin that were printed for people, or as one array.
+_PARTS = (b"[", b"]", b"}", b'"', b" ", b"\t", b"\xef\xbb\xbf")
 _NAMES = ("StudyInstanceUID", "SeriesInstanceUID")
 
 
@@ -42,6 +44,8 @@ class Stream:
                 record = _record(line)
             except ValueError as problem:
                 yield _no_record(number, problem)
+            except NoInput as problem:
+                yield problem.record(line=number)
             else:
                 yield from self._take(record)
         if not self._stop():
@@ -52,9 +56,11 @@ class Stream:
         return bool(self._told) and encode(record) in self._told
 
     def _take(self, record: Record) -> Iterator[Record]:
-        if is_event(record, "begin"):
+        if is_event(record, "begin") or is_event(record, "listening"):
             yield from self._cut_off()
             self._begun = True
+            if record["event"] == "listening":  # the first word of `listen`, which tells its port too
+                yield record
         elif is_event(record, "end"):
             yield from self._end(record)
         else:
@@ -122,10 +128,26 @@ class Stream:
 
 
 def _record(line: bytes) -> Record:
-    """The record on a line, or the file that a plain path names; ValueError when it is neither."""
-    if line.lstrip().startswith(b"{"):
+    """The record on a line, or the file that a plain path names; ValueError or NoInput when it is neither.
+
+    What is no record may be part of one, and hold a patient's name: it is never repeated (DESIGN §5.9).
+    """
+    if line.startswith(b"{"):
         return decode(line)
-    return {"type": "file", **path_keys(os.path.abspath(os.fsdecode(line.rstrip(b"\r"))))}
+    path = os.path.abspath(os.fsdecode(line.rstrip(b"\r")))
+    if _is_there(path):
+        return {"type": "file", **path_keys(path)}
+    if line.startswith(_PARTS) or b'": ' in line:
+        raise ValueError("it looks like a part of one (jq needs -c)")
+    raise NoInput("a line on stdin is neither a record nor the path of a file", "give records, or paths that are there")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _no_record(number: int, problem: ValueError) -> Record:

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,21 +116,28 @@ def test_failure_from_upstream_is_told_from_our_own() -> None:
     assert not stream.has_told({**record, "reason": "another"})
 
 
-def test_plain_lines_are_paths() -> None:
-    stream = stream_of(b"/data/a.dcm\nsub/b.dcm\r\n\n  \n/data/caf\xe9.dcm\n")
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in (b"a.dcm", b"b.dcm", b"caf\xe9.dcm", b"a\nb.dcm", b"[1] a.dcm"):
+        (tmp_path / os.fsdecode(name)).touch()
+    return tmp_path
+
+
+def test_plain_lines_are_paths(folder: Path) -> None:
+    stream = stream_of(os.fsencode(folder / "a.dcm") + b"\nb.dcm\r\n\n  \ncaf\xe9.dcm\n")
 
     records = list(stream.records())
 
     assert [record["type"] for record in records] == ["file"] * 3
-    assert records[0]["path"] == "/data/a.dcm"
-    assert records[1]["path"] == os.path.abspath("sub/b.dcm")
+    assert [record["path"] for record in records[:2]] == [str(folder / "a.dcm"), str(folder / "b.dcm")]
     assert records[2]["path_b64"]
 
 
-def test_paths_between_zero_bytes_may_have_newlines() -> None:
-    stream = stream_of(b"/data/a\nb.dcm\0/data/c.dcm\0")
+def test_paths_between_zero_bytes_may_have_newlines(folder: Path) -> None:
+    stream = stream_of(b"a\nb.dcm\0b.dcm\0")
 
-    assert [record["path"] for record in stream.records()] == ["/data/a\nb.dcm", "/data/c.dcm"]
+    assert [record["path"] for record in stream.records()] == [str(folder / "a\nb.dcm"), str(folder / "b.dcm")]
 
 
 @pytest.mark.parametrize("line", [b'{"a":1', b'{"a":"\xff"}', b'{"a":1}{"b":2}', b"{}x", b"{'a':1}"])
@@ -143,10 +151,10 @@ def test_line_that_is_no_record_becomes_an_error_and_the_rest_goes_on(line: byte
     assert not stream.has_told(bad)
 
 
-def test_path_may_begin_with_a_bracket() -> None:
-    (record,) = stream_of(b"[1] scans/a.dcm").records()
+def test_path_may_begin_with_a_bracket(folder: Path) -> None:
+    (record,) = stream_of(b"[1] a.dcm").records()
 
-    assert record["path"] == os.path.abspath("[1] scans/a.dcm")
+    assert record["path"] == str(folder / "[1] a.dcm")
 
 
 def test_record_comes_before_the_next_line_is_there() -> None:
@@ -186,3 +194,12 @@ def test_records_are_the_same_however_the_bytes_are_cut(records: list[dict[str, 
 
     framing = {"begin", "end"}
     assert found == [one for one in records if not (one.get("type") == "event" and one.get("event") in framing)]
+
+
+def test_record_printed_for_people_is_refused_without_a_word_of_it() -> None:
+    pretty = json.dumps([{**ONE, "PatientName": "DOE^JANE"}], indent=2).encode()
+
+    records = list(stream_of(pretty + b"\nDOE^JANE,1.2.3\n").records())
+
+    assert {record["cause"] for record in records} == {"not-json", "missing"}
+    assert "DOE" not in json.dumps(records)
