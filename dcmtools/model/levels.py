@@ -60,10 +60,11 @@ class _Group:
 def group(instances: Iterable[Record], query: Query) -> Iterator[Record]:
     """The records at the query's level to which at least one matching instance belongs, in order of first sight.
 
-    Counts are of all instances of the group and not only of those that match: they tell what is there.
+    Counts are of all instances of the group and not only of those that match: they tell what is there. The keys are
+    matched on instances and the filters on the answers, as they are where a node is asked.
     """
     if query.level == "instance":
-        yield from ({"type": "instance", **one} for one in instances if query.matches(one))
+        yield from ({"type": "instance", **one} for one in instances if query.matches(one) and query.passes(one))
         return
     keywords, unique = _SUMMARY[query.level], UNIQUE_KEY[query.level]
     groups: dict[str, _Group] = {}
@@ -71,4 +72,5 @@ def group(instances: Iterable[Record], query: Query) -> Iterator[Record]:
         known = groups.setdefault(str(instance.get(unique) or ""), _Group({}))
         known.take(instance, keywords)
         known.matched = known.matched or query.matches(instance)
-    yield from (known.summary(query.level) for known in groups.values() if known.matched)
+    found = (known.summary(query.level) for known in groups.values() if known.matched)
+    yield from (record for record in found if query.passes(record))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dcmtools.model.errors import UsageError
-from dcmtools.model.keys import QUERY_BY_KEYWORD
+from dcmtools.model.keys import BY_KEYWORD, QUERY_BY_KEYWORD
 from dcmtools.model.matching import matches
 from dcmtools.model.record import LEVELS, Level, Record
 
@@ -29,12 +29,20 @@ class Query:
         """Whether the query restricts anything at all."""
         return any(value not in {"", "*"} for value in (*self.keys.values(), *self.where.values()))
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a filter on what the answers do not tell, wherever they come from."""
+        for keyword in self.where:
+            if not _is_told(keyword, self.level):
+                level = QUERY_BY_KEYWORD[keyword].level
+                reason = f"a {self.level} does not tell {keyword}, which belongs to the {level}"
+                raise UsageError(reason, f"match it with --key, or ask at {level} level")
+
     def matches(self, record: Record) -> bool:
-        """Whether a record answers all keys and filters; a key that the record cannot tell of does not match."""
-        return all(_answers(record, key, wanted) for key, wanted in (*self.keys.items(), *self.where.items()))
+        """Whether a record answers all keys; one that the record cannot tell of does not match."""
+        return all(_answers(record, key, wanted) for key, wanted in self.keys.items())
 
     def passes(self, record: Record) -> bool:
-        """Whether a record passes the filters alone; for answers that a node has matched already."""
+        """Whether an answer, at the query's level, passes the filters."""
         return all(_answers(record, key, wanted) for key, wanted in self.where.items())
 
     def at(self, level: Level) -> "Query":
@@ -78,6 +86,14 @@ def parse_sort(text: str) -> tuple[tuple[str, bool], ...]:
     """The order that `KEY,-KEY` asks for: pairs of key and whether it descends."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     return tuple((word.lstrip("+-"), word.startswith("-")) for word in words)
+
+
+def _is_told(keyword: str, level: Level) -> bool:
+    """Whether records of a level hold a key: those of it and above; but counts and the like are of their level only."""
+    if keyword not in QUERY_BY_KEYWORD or (level == "study" and keyword in _TWINS):
+        return True
+    own = QUERY_BY_KEYWORD[keyword].level
+    return own == level or (keyword in BY_KEYWORD and LEVELS.index(own) < LEVELS.index(level))
 
 
 def _answers(record: Record, keyword: str, wanted: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from dcmtools.disk.archive import Archive
 from dcmtools.disk.lock import holder
-from dcmtools.model.errors import DcmtoolsError, Locked, TryLater
+from dcmtools.model.errors import BadData, DcmtoolsError, Locked, TryLater
 from dcmtools.model.node import Local
 from dcmtools.model.record import Record, type_of
 from dcmtools.network.listen import LOCK_NAME, Listener, Options
@@ -26,6 +26,11 @@ LISTENS = "listen"
 _RECEIVES = "move"
 # Seconds between two looks at the index of a listener that is followed, at whether it lives, and at a held port.
 _LOOK, _LIVES, _AGAIN = 0.05, 1.0, 0.5
+_CONFLICT = BadData(
+    "another instance with this UID came first, and stays",
+    "compare the two; this one is kept in quarantine",
+    cause="conflict",
+)
 
 
 class Arrivals(ABC):
@@ -38,6 +43,7 @@ class Arrivals(ABC):
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self.wake, self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._ringing, self._hushed = threading.Lock(), False
 
     def __enter__(self) -> Self:
         try:
@@ -79,8 +85,9 @@ class Arrivals(ABC):
     def put(self, record: Record) -> None:
         """Takes in a record, from any thread; never waits."""
         self._queue.put(record)
-        with suppress(BlockingIOError):  # a full pipe is bell enough
-            os.write(self._bell, b"\0")
+        with self._ringing, suppress(BlockingIOError):  # a full pipe is bell enough
+            if not self._hushed:
+                os.write(self._bell, b"\0")
 
     def take(self) -> list[Record]:
         """What has arrived since the last look."""
@@ -100,8 +107,12 @@ class Arrivals(ABC):
         bell.poll(seconds * 1000)
 
     def _hush(self) -> None:
-        os.close(self.wake)
-        os.close(self._bell)
+        """Closes the bell; a thread that did not end in time may still put, and must not write to what is not ours."""
+        with self._ringing:
+            if not self._hushed:
+                self._hushed = True
+                os.close(self.wake)
+                os.close(self._bell)
 
 
 class Receiving(Arrivals):
@@ -178,8 +189,8 @@ class Following(Arrivals):
         while not self._ended.wait(_LOOK):
             try:
                 for record in self._archive.index.catch_up():
-                    if type_of(record) == "instance" and "duplicate_of" not in record:
-                        self.put({"type": "instance", **record, "state": "received"})
+                    if type_of(record) == "instance" and (told := _told_by(record)):
+                        self.put(told)
                 if time.monotonic() - seen > _LIVES:
                     seen = time.monotonic()
                     self._check_that_it_lives()
@@ -193,6 +204,13 @@ class Following(Arrivals):
             raise TryLater(
                 f"the listen on port {self._port} has ended", "start it again, or run this again", cause="listener-gone"
             )
+
+
+def _told_by(line: Record) -> Record | None:
+    """What a line of the index says has arrived, in the receiver's words; None for a second path of an instance."""
+    if line.get("state") == "conflict":
+        return {**line, **_CONFLICT.record(), "type": "instance"}
+    return None if "duplicate_of" in line else {"type": "instance", **line, "state": "received"}
 
 
 def listener_of(archive: Archive) -> dict[str, Any] | None:

@@ -43,6 +43,7 @@ _ROWS = (
 )
 _BY_ELEMENT = {element: (vr, keyword) for element, vr, keyword in _ROWS}
 _ELEMENT = struct.Struct("<HHI")
+_RESPONSE = 0x8000
 
 
 def encode(command: Mapping[str, Any]) -> bytes:
@@ -55,7 +56,10 @@ def encode(command: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes) -> Command:
-    """The command set in these bytes, by keyword; elements that we do not know are passed over."""
+    """The command set in these bytes, by keyword; elements that we do not know are passed over.
+
+    ProtocolError when it is none, or is a response without its Status: that must not be taken for success.
+    """
     command: Command = {}
     position, end = 0, len(data)
     while position < end:
@@ -68,8 +72,11 @@ def decode(data: bytes) -> Command:
             vr, keyword = _BY_ELEMENT[element]
             command[keyword] = _decode_value(vr, data[position + 8 : position + 8 + length])
         position += 8 + length
-    if not isinstance(command.get("CommandField"), int):
+    field = command.get("CommandField")
+    if not isinstance(field, int):
         raise ProtocolError("the peer sent a command set without a Command Field")
+    if field & _RESPONSE and not isinstance(command.get("Status"), int):
+        raise ProtocolError("the peer sent a response without a Status", "see its log")
     return command
 
 

@@ -124,15 +124,18 @@ class _Search:
             elif (patient := str(study.get("PatientID") or "")) not in by_id:
                 by_id[patient] = study
         for patient, study in by_id.items():
-            yield self._patient(patient, study)
+            yield from self._patient(patient, study)
 
-    def _patient(self, patient: str, study: Record) -> Record:
-        """The patient of this ID as the node tells it, else as the study does."""
+    def _patient(self, patient: str, study: Record) -> Iterator[Record]:
+        """The patient of this ID as the node tells it, else as the study does; and what of it cannot be read."""
         if patient and PATIENT_ROOT_FIND in self._levels.roots:
             for record in list(self._levels.level("patient", {"PatientID": patient}, self._also("patient"))):
-                if record.get("PatientID") == patient:
-                    return record
-        return {"type": "patient", **pick(study, *PATIENT_IN_STUDY, "node")}
+                if type_of(record) == "error":
+                    yield record
+                elif record.get("PatientID") == patient:
+                    yield record
+                    return
+        yield {"type": "patient", **pick(study, *PATIENT_IN_STUDY, "node")}
 
     def _below(self, level: Level, target: Level, above: Record, *, eager: bool) -> Generator[Record]:
         """The records of the target level below one parent; `eager` when more will be asked meanwhile."""
@@ -156,14 +159,17 @@ class _Search:
             elif told:
                 yield record
         for record in untold:  # now that nothing is open on this association
-            if not self._stop() and self._has_below(record, level, lower):
-                yield record
+            if not self._stop():
+                yield from self._if_below(record, level, lower)
 
-    def _has_below(self, record: Record, level: Level, lower: Mapping[str, str]) -> bool:
-        """Whether something below a record answers the keys of lower levels."""
+    def _if_below(self, record: Record, level: Level, lower: Mapping[str, str]) -> Iterator[Record]:
+        """A record, if something below it answers the keys of lower levels; and what could not be read on the way."""
         deepest = max((_level(keyword) for keyword in lower), key=LEVELS.index)
-        found = self._below(_next(level), deepest, record, eager=True)
-        return any(type_of(one) != "error" for one in found)
+        for one in self._below(_next(level), deepest, record, eager=True):
+            if type_of(one) != "error":
+                yield record
+                return
+            yield one
 
     def _level(self, level: Level, above: Record) -> Generator[Record]:
         """What one C-FIND gives at a level below a parent."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dcmtools.model.errors import Incomplete, ProtocolError
 from dcmtools.model.names import is_uid
+from dcmtools.model.node import Node
 from dcmtools.model.record import Record, path_of, type_of
 from dcmtools.network.levels import Levels
 
@@ -21,7 +22,8 @@ Selection = Mapping[str, frozenset[str] | None]
 class Series:
     """One series as the node tells it, and what of it is here.
 
-    `uids` are the instances that it lists, or those alone that are wanted (`picked`); `count` is its own figure.
+    `uids` are the instances that it lists, or those alone that are wanted (`picked`); `count` is its own figure. What
+    is `aside` has come and is in quarantine, for the archive has other content under the same UID.
     """
 
     uid: str
@@ -32,6 +34,7 @@ class Series:
     here: set[str] = field(default_factory=set)
     told: bool = False
     moved_whole: bool = False
+    aside: set[str] = field(default_factory=set)
     _left: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -44,12 +47,19 @@ class Series:
 
     @property
     def missing(self) -> list[str]:
-        """The instances that are known by UID and not here."""
-        return sorted(self._left)
+        """The instances that are known by UID and not here, or not as the node has them."""
+        return sorted(self._left | self.aside)
+
+    @property
+    def to_fetch(self) -> list[str]:
+        """Those of the missing that may come when they are asked for."""
+        return sorted(self._left - self.aside)
 
     @property
     def complete(self) -> bool:
         """Whether all is here that the node tells of; where it tells nothing, whether it says that it has sent all."""
+        if self.aside:
+            return False
         if not self.expected:
             return self.moved_whole and bool(self.here)
         return not self._left and len(self.here) >= self.expected
@@ -57,18 +67,30 @@ class Series:
     @property
     def lacks(self) -> int:
         """How many instances are not here, as far as that is known."""
-        return max(len(self._left), self.expected - len(self.here), 0)
+        return max(len(self.missing), self.expected - len(self.here), 0)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether more of it may still come: not when all that it lacks has come already and is aside."""
+        return not self.complete and not (self.aside and self.lacks <= len(self.aside))
 
     def wants(self, uid: str) -> bool:
         """Whether an instance is one of those that were asked for; a list that is too short cannot tell."""
         return uid in self.uids or (not self.picked and self.count > len(self.uids)) or not self.uids
 
     def land(self, uid: str) -> bool:
-        """Notes that an instance is here now; whether it was asked for."""
-        if self.picked and uid not in self.uids:
+        """Notes that an instance is here now; whether it was asked for, and was not here before."""
+        if uid in self.here or (self.picked and uid not in self.uids):
             return False
         self.here.add(uid)
         self._left.discard(uid)
+        return True
+
+    def set_aside(self, uid: str) -> bool:
+        """Notes that an instance has come and cannot take its place; whether that is news of what was asked for."""
+        if uid in self.aside or (self.picked and uid not in self.uids):
+            return False
+        self.aside.add(uid)
         return True
 
 
@@ -78,9 +100,11 @@ class Holdings:
     def __init__(self, study: str, selection: Selection) -> None:
         self.study, self.selection = study, selection
         self.series: dict[str, Series] = {}
+        self.unusable = 0
 
     def ask(self, levels: Levels) -> Iterator[Record]:
         """Asks the node what it has; error records of answers that cannot be read. Incomplete when it has nothing."""
+        self.unusable = 0
         self.series = {
             uid: Series(
                 uid, {"type": "series", "StudyInstanceUID": self.study, "SeriesInstanceUID": uid}, uids, picked=True
@@ -90,7 +114,7 @@ class Holdings:
         }
         if not self.selection or None in self.selection.values():
             yield from self._ask_for_series(levels)
-        if not self.series and not levels.stop():
+        if not self.series and not self.unusable and not levels.stop():
             raise Incomplete(
                 f"{levels.node.where} does not have {self._name}",
                 "ask it again with find; it may have been deleted there",
@@ -125,6 +149,14 @@ class Holdings:
         """The series that are not complete."""
         return [series for series in self.series.values() if not series.complete]
 
+    def unfinished(self) -> list[Series]:
+        """The series of which more may still come."""
+        return [series for series in self.series.values() if series.can_grow]
+
+    def unlisted(self, told: object) -> int:
+        """How many series the node has by its own figure, and does not list."""
+        return max(told - len(self.series) - self.unusable, 0) if isinstance(told, int) and not self.selection else 0
+
     @property
     def received(self) -> int:
         """How many instances are here."""
@@ -147,18 +179,21 @@ class Holdings:
         if whole:
             keys["SeriesInstanceUID"] = "\\".join(whole)
         for answer in list(levels.level("series", keys)):
-            uid = answer.get("SeriesInstanceUID")
-            if type_of(answer) == "error":
-                yield answer
-            elif isinstance(uid, str) and is_uid(uid):
-                answers = self._instances(levels, uid)
-                bad = [one for one in answers if type_of(one) == "error"]
-                yield from bad
-                self.series[uid] = self._counted(answer, uid, answers, unread=len(bad))
+            checked = _checked(answer, "SeriesInstanceUID", levels.node, StudyInstanceUID=self.study)
+            if type_of(checked) == "error":
+                self.unusable += 1
+                yield checked
+                continue
+            uid = str(answer["SeriesInstanceUID"])
+            where = {"StudyInstanceUID": self.study, "SeriesInstanceUID": uid}
+            answers = [_checked(one, "SOPInstanceUID", levels.node, **where) for one in self._instances(levels, uid)]
+            bad = [one for one in answers if type_of(one) == "error"]
+            yield from bad
+            self.series[uid] = self._counted(answer, uid, answers, unread=len(bad))
 
     def _counted(self, answer: Record, uid: str, answers: list[Record], *, unread: int) -> Series:
-        found = (str(one["SOPInstanceUID"]) for one in answers if is_uid(one.get("SOPInstanceUID")))
-        uids, count = frozenset(found), answer.get("NumberOfSeriesRelatedInstances")
+        uids = frozenset(str(one["SOPInstanceUID"]) for one in answers if type_of(one) != "error")
+        count = answer.get("NumberOfSeriesRelatedInstances")
         count = max(count if isinstance(count, int) else 0, len(uids) + unread)
         return Series(uid, {**answer, "StudyInstanceUID": self.study}, uids, count)
 
@@ -170,6 +205,14 @@ class Holdings:
             if problem.cause != "status":
                 raise
             return []
+
+
+def _checked(answer: Record, unique: str, node: Node, **uids: str) -> Record:
+    """The answer, or an error record in its place when it names what it is about by no usable UID."""
+    if type_of(answer) == "error" or is_uid(answer.get(unique)):
+        return answer
+    reason = f"{node.where} names something by a {unique} that is no UID, and it cannot be kept"
+    return ProtocolError(reason, "have it corrected there", cause="bad-uid").record(node=node.name, **uids)
 
 
 def _is_there(record: Record) -> bool:

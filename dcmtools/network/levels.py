@@ -16,6 +16,7 @@ from typing import Self
 from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, Unavailable
 from dcmtools.model.keys import QUERY_BY_KEYWORD
 from dcmtools.model.matching import matches
+from dcmtools.model.names import is_uid
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import UNIQUE_KEY, Level, Record
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT_FIND, STUDY_ROOT_FIND
@@ -103,7 +104,7 @@ class Levels:
                     yield answer
                 elif unique not in seen and check.passes(answer):
                     seen.add(unique)
-                    yield self._record(level, answer)
+                    yield self._record(level, answer) if unique or level == "patient" else self._nameless(level, keys)
         if check.untold and not self.stop():
             raise self._unavailable(level, check.untold)
 
@@ -117,6 +118,14 @@ class Levels:
     def _record(self, level: Level, answer: Record) -> Record:
         kept = {keyword: value for keyword, value in answer.items() if keyword not in _OF_THE_ANSWER}
         return {"type": level, **kept, "node": self.node.name}
+
+    def _nameless(self, level: Level, keys: Mapping[str, str]) -> Record:
+        """The error record of an answer without its unique key (PS3.4 C.4.1.1.3.2): what it is about is there."""
+        problem = ProtocolError(
+            f"{self.node.where} told of a {level} without {UNIQUE_KEY[level]}", "see its log", cause="bad-uid"
+        )
+        uids = {key: uid for key, uid in keys.items() if key in UNIQUE_KEY.values() and is_uid(uid)}
+        return problem.record(node=self.node.name, **uids)
 
     def _unavailable(self, level: Level, untold: Sequence[str]) -> Unavailable:
         return Unavailable(
@@ -149,7 +158,7 @@ class Levels:
     def _answers(self, context: Context, rq: Command) -> Iterator[Record]:
         while message := response(self.association, rq, self.stop):
             data = self.association.read_data() if message.has_data else b""
-            code = int(message.command.get("Status") or 0)
+            code = int(message.command["Status"])
             if code in status.PENDING:
                 yield self._decoded(data, context.syntax)
             elif code in {status.SUCCESS, status.CANCEL}:
@@ -175,7 +184,7 @@ class Levels:
         with suppress(DcmtoolsError):  # all that was wanted is here
             self.association.send(context, cancel)
             while time.monotonic() < end and (answer := response(self.association, rq, lambda: time.monotonic() > end)):
-                if int(answer.command.get("Status") or 0) not in status.PENDING:
+                if int(answer.command["Status"]) not in status.PENDING:
                     return
         self.association.abort()
 
@@ -191,12 +200,9 @@ class _Check:
     _dropped: set[str] = field(default_factory=set)
 
     def passes(self, answer: Record) -> bool:
-        """Whether an answer matches.
-
-        Without the unique key of its level, or with none of a key that is asked for, it does not: nobody knows.
-        """
+        """Whether an answer matches; one that says nothing, or nothing of a key that is asked for, does not."""
         self._told.update(answer)
-        if self.level != "patient" and not answer.get(UNIQUE_KEY[self.level]):
+        if not any(value for keyword, value in answer.items() if keyword not in _OF_THE_ANSWER):
             return False
         matched = [self._matches(answer, keyword, wanted) for keyword, wanted in self.keys.items()]
         return all(matched)

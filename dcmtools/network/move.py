@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from dcmtools.disk.index import Index
-from dcmtools.model.errors import BadData, DcmtoolsError, Refused, Unavailable
+from dcmtools.model.errors import BadData, DcmtoolsError, Incomplete, Refused, Unavailable
 from dcmtools.model.names import is_uid
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import UNIQUE_KEY, Record, pick, type_of
@@ -74,10 +74,15 @@ class _Mover:
         except DcmtoolsError as problem:
             yield problem.record(node=node.name, level="patient")
             return
-        for study in studies:
+        theirs = [study for study in studies if type_of(study) == "error" or study.get("PatientID") == patient]
+        if not theirs and not self.run.must_end:
+            yield _no_patient(node).record(node=node.name, level="patient")
+        for study in theirs:
             if type_of(study) == "error":
                 yield study
-            elif study.get("PatientID") == patient:
+            elif unusable := _unusable(study):
+                yield unusable.record(node=node.name, level="study")
+            else:
                 yield from self._retrieve(Target(node, str(study["StudyInstanceUID"]), study))
 
     def _retrieve(self, target: Target) -> Iterator[Record]:
@@ -91,7 +96,7 @@ class _Mover:
             if isinstance(problem, Refused) or (isinstance(problem, Unavailable) and problem.cause != "not-offered"):
                 self.run.rest(target.node, problem)
             level = "study" if target.is_whole else "series"
-            yield problem.record(level=level, node=target.node.name, StudyInstanceUID=target.study)
+            yield self.run.heed(problem.record(level=level, node=target.node.name, StudyInstanceUID=target.study))
 
 
 def _unusable(record: Record) -> BadData | None:
@@ -109,6 +114,15 @@ def _unusable(record: Record) -> BadData | None:
             reason = f"a {kind} record without a valid {keyword} cannot be moved"
             return BadData(reason, "let dcmtools find make it", cause="bad-uid")
     return None
+
+
+def _no_patient(node: Node) -> Incomplete:
+    """The error of a node without the patient: not which, for an error ends up in a log."""
+    return Incomplete(
+        f"{node.where} does not have the patient",
+        "ask it again with find; the patient may have been deleted or merged there",
+        cause="not-found",
+    )
 
 
 def _uids_of(record: Record) -> Record:

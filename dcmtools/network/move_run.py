@@ -79,11 +79,15 @@ class Run:
         """What has landed since the last look and belongs to a study that was asked for; and what went wrong."""
         for record in self.arrivals.take() if self.arrivals else ():
             if type_of(record) == "error":
-                self.halted = self.halted or _halts(record)
-                yield record
+                yield self.heed(record)
             elif record.get("StudyInstanceUID") in self._asked:
                 self.landed += 1
                 yield record
+
+    def heed(self, problem: Record) -> Record:
+        """The same error record; notes when it is one after which nothing more can be kept."""
+        self.halted = self.halted or _halts(problem)
+        return problem
 
     @property
     def came(self) -> bool:
@@ -97,8 +101,8 @@ class Run:
             self._noted = {str(one.get("SeriesInstanceUID")): _meaning(one) for one in self.index.events()}
         series = str(record["SeriesInstanceUID"])
         if self._noted.get(series) != _meaning(record):
-            self._noted[series] = _meaning(record)
             self.index.append([record])
+            self._noted[series] = _meaning(record)
 
 
 def _halts(record: Record) -> bool:

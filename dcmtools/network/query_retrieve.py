@@ -3,22 +3,21 @@
 Keys of any level are matched at any level, whether relational queries were negotiated or not: an index can tell.
 """
 
-import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from dcmtools.disk.header import read_meta
 from dcmtools.disk.index import Index
-from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError
+from dcmtools.model.errors import BadData, ConfigurationError, DcmtoolsError, IOFailure, ProtocolError, TryLater
 from dcmtools.model.keys import BY_KEYWORD
 from dcmtools.model.node import Local, Node
 from dcmtools.model.query import Query
-from dcmtools.model.record import UNIQUE_KEY, Level, Record, path_of
+from dcmtools.model.record import UNIQUE_KEY, Level, Record
 from dcmtools.model.uids import PATIENT_ROOT_FIND, PATIENT_ROOT_GET, PATIENT_ROOT_MOVE
 from dcmtools.network import command, identifier, status
 from dcmtools.network.association import Association, Context, Message
+from dcmtools.network.parcel import Parcel, look_at
 from dcmtools.network.store import store
 
 _PATIENT_ROOT = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_GET, PATIENT_ROOT_MOVE})
@@ -97,7 +96,7 @@ class QueryRetrieve:
         """Answers a C-FIND: one pending response a match, then the final one."""
         try:
             wanted, query = _asked(association, message)
-            for record in self.index.find(query):
+            for record in self._found(query):
                 answer = self._answer(record, wanted, query.level)
                 charset = "" if all(str(value).isascii() for value in answer.values()) else "ISO_IR 192"
                 data = identifier.encode(answer, message.context.syntax, charset)
@@ -139,7 +138,10 @@ class QueryRetrieve:
 
     def _destination(self, message: Message) -> Node:
         title = str(message.command.get("MoveDestination") or "")
-        node = self.destination(title)
+        try:
+            node = self.destination(title)
+        except ConfigurationError as problem:
+            raise _Refusal(status.MOVE_DESTINATION_UNKNOWN, f"Move Destination {title} ambiguous") from problem
         if node is None:
             raise _Refusal(status.MOVE_DESTINATION_UNKNOWN, f"Move Destination {title} unknown")
         return node
@@ -151,7 +153,16 @@ class QueryRetrieve:
         unique = UNIQUE_KEY[query.level]
         if unique not in uids or any(char in value for value in uids.values() for char in "*?"):
             raise _Refusal(status.IDENTIFIER_MISMATCH, f"No {unique} in the identifier")
-        return list(self.index.find(Query("instance", uids)))
+        return list(self._found(Query("instance", uids)))
+
+    def _found(self, query: Query) -> Iterator[Record]:
+        """What the index finds; an index that cannot be read is a refusal, which tells the peer no path of ours."""
+        try:
+            yield from self.index.find(query)
+        except (DcmtoolsError, OSError) as problem:
+            passing = isinstance(problem, IOFailure | TryLater | OSError)
+            code = status.OUT_OF_RESOURCES if passing else status.CANNOT_UNDERSTAND
+            raise _Refusal(code, "The index cannot be read") from problem
 
     def _retrieve(
         self, association: Association, message: Message, instances: list[Record], sending: Generator[Record]
@@ -192,30 +203,36 @@ def _over(association: Association, instances: Iterable[Record]) -> Generator[Re
 
 def _sent(association: Association, record: Record) -> str:
     """The state of an instance after it was sent, or could not be; to break off in the middle ends the association."""
-    path = path_of(record)
     try:
-        if path is None:
-            return "failed"
-        meta = read_meta(path)
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (BadData, OSError):
-        return "failed"
-    try:
-        context = _as_scp(association, meta.sop_class, meta.syntax)
+        item = look_at(0, record)
+        context = _as_scp(association, item.meta.sop_class, item.meta.syntax)
         if context is None:
             return "failed"
-        rq: command.Command = {
-            "AffectedSOPClassUID": meta.sop_class,
-            "CommandField": command.C_STORE_RQ,
-            "MessageID": association.next_message_id(),
-            "Priority": command.MEDIUM,
-            "AffectedSOPInstanceUID": meta.sop_instance,
-        }
-        association.send_file(context, rq, file, meta.offset, os.fstat(file).st_size - meta.offset)
+        parcel = Parcel(item)  # which is whole, or an error
+    except DcmtoolsError:
+        return "failed"
+    try:
+        _send(association, context, parcel)
     finally:
-        os.close(file)
+        parcel.close()
     code = _answered(association)
     return "sent" if code == status.SUCCESS else "warning" if status.is_warning(code) else "failed"
+
+
+def _send(association: Association, context: Context, parcel: Parcel) -> None:
+    """Sends the C-STORE request of one sub-operation (PS3.7 9.1.1)."""
+    meta = parcel.item.meta
+    rq: command.Command = {
+        "AffectedSOPClassUID": meta.sop_class,
+        "CommandField": command.C_STORE_RQ,
+        "MessageID": association.next_message_id(),
+        "Priority": command.MEDIUM,
+        "AffectedSOPInstanceUID": meta.sop_instance,
+    }
+    if parcel.data is None:
+        association.send_file(context, rq, parcel.file, meta.offset, parcel.length)
+    else:
+        association.send(context, rq, parcel.data)
 
 
 def _as_scp(association: Association, sop_class: str, syntax: str) -> Context | None:
@@ -234,7 +251,7 @@ def _answered(association: Association) -> int:
         raise _Cancelled
     if answer.field != command.C_STORE_RSP:
         raise ProtocolError(f"{association.where} answered something else than a C-STORE", "see its log")
-    return int(answer.command.get("Status") or 0)
+    return int(answer.command["Status"])
 
 
 def _asked(association: Association, message: Message) -> tuple[list[str], Query]:

@@ -85,7 +85,7 @@ class Retrieval:
         """
         if self.association.wait(seconds, wake) and (message := response(self.association, self._request)):
             self._note(message.command)
-            if int(message.command.get("Status") or 0) not in status.PENDING:
+            if int(message.command["Status"]) not in status.PENDING:
                 self.answer = message.command
                 return
         self._check_time()
@@ -132,9 +132,14 @@ def sent(answer: Command) -> int | None:
     return None if done == [None, None] else sum(int(one or 0) for one in done)
 
 
+def not_sent(answer: Command) -> int:
+    """How many instances a node says it could not send."""
+    return int(answer.get(_COUNTS[1]) or 0)
+
+
 def failure(answer: Command, node: Node, destination: Destination, *, came: bool) -> DcmtoolsError | None:
     """What a final response means when it is no plain success; `came` tells whether the node ever connected to us."""
-    code = int(answer.get("Status") or 0)
+    code = int(answer["Status"])
     if code in {status.SUCCESS, status.CANCEL}:
         return None
     said = f"{node.where} answered {status.told(answer, 'C-MOVE')}"

@@ -191,7 +191,7 @@ class Sender:
 
     def _told(self, answer: Command) -> _Outcome:
         """What a response says (PS3.4 B.2.3)."""
-        value = int(answer.get("Status") or 0)
+        value = int(answer["Status"])
         if value == status.SUCCESS:
             return _Outcome("sent", status.code(value))
         if status.is_warning(value):

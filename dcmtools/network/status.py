@@ -52,14 +52,14 @@ def words(status: int, service: str) -> str:
 
 def told(command: Command, service: str) -> str:
     """What a response says of its failure: status, its words, and the peer's own comment."""
-    status = int(command.get("Status") or 0)
+    status = int(command["Status"])
     comment = "".join(char if char.isprintable() else " " for char in str(command.get("ErrorComment") or ""))
     return f"{service} status {code(status)} ({words(status, service)})" + (f": {comment}" if comment else "")
 
 
 def failure(command: Command, service: str, where: str) -> DcmtoolsError:
     """The error that a response with a failure status means."""
-    status = int(command.get("Status") or 0)
+    status = int(command["Status"])
     said = f"{where} answered {told(command, service)}"
     if is_transient(status):
         return TryLater(said, "try again later", cause="out-of-resources", status=code(status))

@@ -7,15 +7,16 @@ then is missing once more. A series is complete when all that the node told of i
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dcmtools.model.errors import DcmtoolsError, Incomplete, ProtocolError, Refused, TryLater, Unavailable
+from dcmtools.model.errors import DcmtoolsError, Incomplete, Locked, ProtocolError, Refused, TryLater, Unavailable
 from dcmtools.model.node import Node
 from dcmtools.model.record import Record, event, pick, type_of
 from dcmtools.network import status
 from dcmtools.network.association import Association
+from dcmtools.network.command import Command
 from dcmtools.network.holdings import Holdings, Series
 from dcmtools.network.levels import Levels
 from dcmtools.network.move_run import Run
-from dcmtools.network.retrieval import Destination, Retrieval, failure, open_for_moves, sent, went_elsewhere
+from dcmtools.network.retrieval import Destination, Retrieval, failure, not_sent, open_for_moves, sent, went_elsewhere
 
 _UIDS_AT_ONCE = 64
 # Seconds before the second, third... try.
@@ -81,10 +82,12 @@ class StudyMove:
                 yield from self._plan()
                 return
             yield from self._present(present)
-            if self.holdings.wanting():
+            if self.holdings.unfinished():
                 yield from self._fetch()
             yield from self._verdict()
-        except GeneratorExit:  # perhaps in the middle of a C-MOVE
+        except Incomplete:  # it was only asked what it has
+            raise
+        except BaseException:  # perhaps in the middle of a C-MOVE
             self._drop()
             raise
         finally:
@@ -173,9 +176,9 @@ class StudyMove:
             yield study, self.holdings.series.values()
             return
         at_once = _UIDS_AT_ONCE if number < 2 else 1  # not every node takes lists
-        for series in self.holdings.wanting():
-            keys, missing = {**study, "SeriesInstanceUID": series.uid}, series.missing
-            if series.picked or (missing and (series.here or series.moved_whole)):
+        for series in self.holdings.unfinished():
+            keys, missing = {**study, "SeriesInstanceUID": series.uid}, series.to_fetch
+            if series.picked or (missing and (series.here or series.aside or series.moved_whole)):
                 for first in range(0, len(missing), at_once):
                     yield {**keys, "SOPInstanceUID": "\\".join(missing[first : first + at_once])}, []
             elif not series.moved_whole:
@@ -201,10 +204,28 @@ class StudyMove:
             yield from self._finish()
             return
         yield from self._settle(None if told is None or (told == 0 and first) else before + told)
-        for series in whole:
-            series.moved_whole = retrieval.answer.get("Status") == status.SUCCESS
+        self._judge(retrieval.answer, list(whole), before)
         if told and not run.came:
             self.trouble = went_elsewhere(told, self.node, self.destination)
+
+    def _judge(self, answer: Command, whole: list[Series], before: int) -> None:
+        """Notes of the series that were moved whole whether all came that the node has, by its own count."""
+        told, failed = sent(answer), not_sent(answer)
+        done = answer["Status"] == status.SUCCESS and not failed and self._arrived(before, whole) >= (told or 0)
+        for series in whole:
+            series.moved_whole = done
+        if not done and len(whole) == 1 and not whole[0].expected:
+            whole[0].count = (told or 0) + failed
+
+    def _arrived(self, before: int, whole: Iterable[Series]) -> int:
+        """How many instances have come, as far as that can be told.
+
+        A `listen` that is followed says nothing of what the archive had already; what is here counts in its place.
+        """
+        landed = self.run.landed - before
+        if self.run.arrivals and self.run.arrivals.connections is None:
+            return max(landed, sum(len(series.here) for series in whole))
+        return landed
 
     def _settle(self, landed: int | None) -> Iterator[Record]:
         """What still lands after the final response, for some nodes answer before they have sent.
@@ -213,7 +234,7 @@ class StudyMove:
         """
         run, grace = self.run, self.run.options.grace
         end = run.clock() + grace
-        while run.arrivals and self.holdings.wanting() and not run.must_end and run.clock() < end:
+        while run.arrivals and self.holdings.unfinished() and not run.must_end and run.clock() < end:
             if landed is not None and run.landed >= landed:
                 return
             run.arrivals.wait(min(_LOOK, grace))
@@ -238,7 +259,8 @@ class StudyMove:
             if record.get("StudyInstanceUID") != self.target.study:  # late, of a study before this one
                 yield {**record, "node": self.node.name}
             elif series := self.holdings.series_of(record):
-                if series.land(str(record.get("SOPInstanceUID"))):
+                uid, is_kept = str(record.get("SOPInstanceUID")), record.get("state") != "conflict"
+                if series.land(uid) if is_kept else series.set_aside(uid):
                     self._sample = self._sample or record
                     yield {**record, "node": self.node.name}
                 yield from self._completed(series)
@@ -248,7 +270,7 @@ class StudyMove:
     def _completed(self, series: Series) -> Iterator[Record]:
         if series.complete and not series.told:
             series.told = True
-            yield self._event("series-complete", series)
+            yield from self._event("series-complete", series)
 
     def _verdict(self) -> Iterator[Record]:
         """What became of it: every series is complete, or named with what it lacks."""
@@ -256,23 +278,39 @@ class StudyMove:
             yield from self._completed(series)
         wanting = self.holdings.wanting()
         for series in wanting:
-            yield self._incomplete(series)
+            yield from self._incomplete(series)
         for uid in self.holdings.missing_series():
             yield self._not_there(uid)
-        if self.trouble and wanting:
+        unlisted = self.holdings.unlisted(self.target.record.get("NumberOfStudyRelatedSeries"))
+        if unlisted:
+            yield self._not_listed(unlisted)
+        if self.trouble and self.holdings.unfinished():  # else it is what came of instances that are aside
             yield self.trouble.record(level="study", node=self.node.name, StudyInstanceUID=self.target.study)
-        elif self.target.is_whole and not wanting:
+        elif self.target.is_whole and not (wanting or unlisted or self.holdings.unusable):
             yield self._study_complete()
 
-    def _incomplete(self, series: Series) -> Record:
-        lacks = f"{series.lacks} of {series.expected}" if series.expected else "some"
-        return self._event(
-            "incomplete",
-            series,
-            missing=series.missing,
-            reason=f"{lacks} instances of series {series.uid} did not come from {self.node.where}",
-            advice="run the same command again: it fetches only what is missing",
-        )
+    def _incomplete(self, series: Series) -> Iterator[Record]:
+        reason, advice = self._what_is_missing(series)
+        yield from self._event("incomplete", series, missing=series.missing, reason=reason, advice=advice)
+
+    def _what_is_missing(self, series: Series) -> tuple[str, str]:
+        """What did not come of a series, and what came and cannot take its place; and what to do about it."""
+        aside, absent = len(series.aside), series.lacks - len(series.aside)
+        reasons, advice = [], "run the same command again: it fetches only what is missing"
+        if absent > 0 or not aside:
+            lacks = f"{absent} of {series.expected}" if series.expected else "some"
+            reasons = [f"{lacks} instances of series {series.uid} did not come from {self.node.where}"]
+        if aside:
+            why = "other content under the same UID is in the archive, the new one is in quarantine"
+            of_all = f"{aside} of {max(series.expected, aside)} instances of series {series.uid}"
+            reasons.append(f"{of_all} came from {self.node.where}, but {why}")
+            advice = "compare the two; where the old one is damaged, remove it and run the same command again"
+        return "; ".join(reasons), advice
+
+    def _not_listed(self, count: int) -> Record:
+        reason = f"{self.node.where} has {count} series more of study {self.target.study} than it lists"
+        problem = Incomplete(reason, "ask it again with find; see its log", cause="not-listed")
+        return problem.record(level="study", node=self.node.name, StudyInstanceUID=self.target.study)
 
     def _not_there(self, uid: str) -> Record:
         problem = Incomplete(
@@ -286,14 +324,21 @@ class StudyMove:
         study = {"StudyInstanceUID": self.target.study, **keys, "series": len(self.holdings.series)}
         return event("study-complete", **study, **counts, node=self.node.name)
 
-    def _event(self, name: str, series: Series, **more: object) -> Record:
-        """An event of a series; that of one which was wanted whole is kept in the index."""
-        uids = {"StudyInstanceUID": self.target.study, "SeriesInstanceUID": series.uid, "node": self.node.name}
+    def _event(self, name: str, series: Series, **more: object) -> Iterator[Record]:
+        """An event of a series; that of one which was wanted whole is kept in the index.
+
+        An index that is locked keeps nothing from being fetched, and is no fault of the node's.
+        """
+        uids = {"StudyInstanceUID": self.target.study, "SeriesInstanceUID": series.uid}
         expected = series.expected or len(series.here)
-        record = event(name, **uids, expected=expected, received=len(series.here), **more)
-        if not series.picked:
-            self.run.note(record)
-        return record
+        counts = {"expected": expected, "received": len(series.here)}
+        record = event(name, **uids, node=self.node.name, **counts, **more)
+        try:
+            if not series.picked:
+                self.run.note(record)
+        except Locked as problem:
+            yield problem.record(**uids)
+        yield record
 
     def _plan(self) -> Iterator[Record]:
         """A record for each series: what of it is here, and what would be moved."""

@@ -69,3 +69,12 @@ def test_every_instance_is_counted_once_at_each_level(places: list[tuple[int, in
         assert sum(record[key] for record in found) == len(places)
         depth = {"patient": 1, "study": 2, "series": 3}[level]
         assert len(found) == len({place[:depth] for place in places})
+
+
+def test_filters_look_at_the_answers_and_not_at_the_instances() -> None:
+    made = records((1, 1, 1, 1), (1, 1, 2, 1), (1, 2, 1, 1))
+
+    found = list(group(made, Query("study", where={"NumberOfStudyRelatedSeries": "2"})))
+
+    assert [one["StudyInstanceUID"] for one in found] == [uid(1, 1)]
+    assert len(list(group(made, Query("instance", where={"SeriesNumber": "2"})))) == 1

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from dcmtools.model.errors import UsageError
 from dcmtools.model.query import Query, level_of, parse_key, parse_sort
+from dcmtools.model.record import Level
 
 VALUES = (
     st.none()
@@ -30,7 +31,33 @@ def test_modality_and_modalities_in_study_answer_each_other() -> None:
 
 def test_where_filters_as_keys_do() -> None:
     assert Query(where={"PatientID": "1*"}).selects
-    assert not Query(keys={"PatientID": "1*"}, where={"PatientID": "2*"}).matches({"PatientID": "12"})
+    query = Query(keys={"PatientID": "1*"}, where={"PatientID": "2*"})
+    assert query.matches({"PatientID": "12"})
+    assert not query.passes({"PatientID": "12"})
+
+
+@pytest.mark.parametrize(
+    ("level", "keyword"),
+    [
+        ("patient", "StudyDate"),
+        ("patient", "Modality"),
+        ("study", "SeriesDescription"),
+        ("series", "InstanceNumber"),
+        ("series", "NumberOfStudyRelatedSeries"),
+        ("instance", "NumberOfSeriesRelatedInstances"),
+    ],
+)
+def test_where_on_what_the_answers_do_not_tell_is_a_usage_error(level: Level, keyword: str) -> None:
+    with pytest.raises(UsageError, match=f"a {level} does not tell {keyword}"):
+        Query(level, where={keyword: "1"})
+
+
+@pytest.mark.parametrize(
+    ("level", "keyword"),
+    [("study", "Modality"), ("study", "NumberOfStudyRelatedSeries"), ("series", "PatientSex"), ("instance", "Rows")],
+)
+def test_where_on_what_the_answers_tell_is_taken(level: Level, keyword: str) -> None:
+    assert Query(level, where={keyword: "1"}).selects
 
 
 @given(st.lists(st.fixed_dictionaries({"a": VALUES, "b": VALUES}), max_size=8))

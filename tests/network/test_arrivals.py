@@ -11,7 +11,7 @@ import pytest
 from dcmtools.disk.archive import Archive
 from dcmtools.model.errors import Locked, TryLater
 from dcmtools.model.node import Local
-from dcmtools.model.record import Record, type_of
+from dcmtools.model.record import Record, pick, type_of
 from dcmtools.network.arrivals import Arrivals, Following, Receiving, arrivals_for
 from dcmtools.network.listen import Listener
 from dcmtools.network.move import move
@@ -168,3 +168,38 @@ def test_a_stop_ends_the_waiting(archive: Archive, local: Local) -> None:
         arrivals_for(archive, local, wait=60, stop=lambda: True),
     ):
         pass
+
+
+def test_a_put_that_comes_too_late_writes_nowhere(archive: Archive, local: Local, tmp_path: Path) -> None:
+    with arrivals_for(archive, local) as arrivals:
+        bell = arrivals._bell
+    files = [(tmp_path / str(number)).open("wb") for number in range(4)]  # one of them gets the bell's old number
+    assert bell in [file.fileno() for file in files]
+
+    arrivals.put({"type": "instance"})
+
+    for file in files:
+        file.close()
+    assert [path.stat().st_size for path in sorted(tmp_path.glob("[0-3]"))] == [0] * 4
+
+
+def test_other_content_under_the_same_uid_is_told_as_a_conflict_by_who_follows_and_who_receives(
+    archive: Archive, local: Local
+) -> None:
+    told: list[Record] = []
+    with ExitStack() as stack:
+        for follows, side in ((False, 8), (True, 16)):
+            if follows:
+                stack.enter_context(Listener(Archive(archive.root), local, lambda _: None))
+            with arrivals_for(archive, local) as arrivals, client(local.port) as association:
+                assert isinstance(arrivals, Following) == follows
+                if not told:
+                    send(association, encoded(), INSTANCE)
+                    taken(arrivals)
+                send(association, encoded(side=side), INSTANCE)
+                told += taken(arrivals)
+
+    keys = ("type", "state", "cause", "reason", "advice", "exit_code", "SOPInstanceUID")
+    receiving, following = (pick(record, *keys) for record in told)
+    assert receiving == following
+    assert (receiving["state"], receiving["exit_code"]) == ("conflict", 65)

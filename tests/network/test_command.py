@@ -51,3 +51,13 @@ def test_garbage_is_a_protocol_error_and_nothing_else(data: bytes) -> None:
 def test_an_unknown_keyword_is_our_own_defect() -> None:
     with pytest.raises(KeyError):
         command.encode({"CommandField": 1, "Nonsense": 2})
+
+
+@pytest.mark.parametrize("field", [command.C_STORE_RSP, command.C_FIND_RSP, command.C_MOVE_RSP, command.C_ECHO_RSP])
+def test_a_response_without_a_status_is_no_success(field: int) -> None:
+    bare = command.encode({"CommandField": field, "MessageIDBeingRespondedTo": 1})
+    short = bare + b"\0\0\0\x09\0\0\0\0"
+
+    for data in (bare, short):
+        with pytest.raises(ProtocolError, match="without a Status"):
+            command.decode(data)

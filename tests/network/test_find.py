@@ -406,3 +406,51 @@ def test_more_than_a_thousand_uids_are_asked_for_in_several_queries(archive: Arc
 
         assert len(pacs.commands) == 19
     assert [record[UNIQUE_KEY["study"]] for record in found] == [uid(2, 3)]
+
+
+def test_an_answer_that_cannot_be_read_on_the_way_down_is_told() -> None:
+    def answer(association: Association) -> None:
+        try:
+            while True:
+                message = association.receive(idle=20)
+                asked = identifier.decode(association.read_data(), message.context.syntax)
+                level = asked["QueryRetrieveLevel"]
+                good = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "SeriesNumber": 2}
+                data = identifier.encode({**good, "QueryRetrieveLevel": level}, message.context.syntax, "")
+                for one in [b"\x08\x00\x20\x00DA\xff\x00short", data] if level == "SERIES" else [data]:
+                    association.send(message.context, rsp(message, 0xFF00), one)
+                association.send(message.context, rsp(message, 0))
+        except Released:
+            association.answer_release()
+
+    with scripted(answer) as port:
+        good, bad = find(node(port), LOCAL, Query("study", {"SeriesNumber": "2"}))
+
+    assert good["StudyInstanceUID"] == "1.2.3"
+    assert (bad["type"], bad["exit_code"]) == ("error", 76)
+
+
+def test_an_answer_without_its_uid_is_an_error_record() -> None:
+    def answer(association: Association) -> None:
+        message = association.receive(idle=20)
+        association.read_data()
+        for found in ({"StudyDate": "20240101"}, {"StudyDate": ""}, {"StudyInstanceUID": "1.2.3"}):
+            data = identifier.encode(found, message.context.syntax, "")
+            association.send(message.context, rsp(message, 0xFF00), data)
+        association.send(message.context, rsp(message, 0))
+        serve_release(association)
+
+    with scripted(answer) as port:
+        good, bad = find(node(port), LOCAL, Query("study"))
+
+    assert good["StudyInstanceUID"] == "1.2.3"
+    assert (bad["type"], bad["cause"]) == ("error", "bad-uid")
+
+
+def test_filters_pass_the_same_at_a_node_and_at_an_index(archive: Archive) -> None:
+    query = Query("study", where={"NumberOfStudyRelatedSeries": "2"})
+    with our_pacs(archive) as pacs:
+        found = list(find(node(pacs.port), LOCAL, query))
+
+    assert len(found) == 2
+    assert shown(found, query) == shown(archive.index.find(query), query)

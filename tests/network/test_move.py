@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import pytest
 
 from dcmtools.disk.archive import Archive
+from dcmtools.disk.index import Index
+from dcmtools.model.errors import DcmtoolsError, DiskFull, Locked
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record, is_event, pick, type_of
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN
@@ -418,8 +420,15 @@ Answer = Callable[[Record], list[Record]]
 class Liar:
     """A PACS that answers queries from a list and a C-MOVE with whatever `on_move` does."""
 
-    def __init__(self, uids: list[str], on_move: Callable[["Liar", Association, Message], None], **series: Any) -> None:
-        self.uids, self.on_move, self.series = uids, on_move, series
+    def __init__(
+        self,
+        uids: list[str],
+        on_move: Callable[["Liar", Association, Message], None],
+        *,
+        others: Iterable[str] = (),
+        **series: Any,
+    ) -> None:
+        self.uids, self.on_move, self.series, self.others = uids, on_move, series, others
         self.moves: list[Record] = []
 
     def __call__(self, association: Association) -> None:
@@ -439,7 +448,8 @@ class Liar:
         level = asked["QueryRetrieveLevel"]
         common = {"StudyInstanceUID": uid(1, 1), "QueryRetrieveLevel": level}
         if level == "SERIES":
-            found = [{**common, "SeriesInstanceUID": uid(1, 1, 1), **self.series}]
+            others = [{**common, "SeriesInstanceUID": one} for one in self.others]
+            found = [{**common, "SeriesInstanceUID": uid(1, 1, 1), **self.series}, *others]
         else:
             found = [{**common, "SeriesInstanceUID": uid(1, 1, 1), "SOPInstanceUID": one} for one in self.uids]
         for one in found:
@@ -646,7 +656,9 @@ def test_hostile_uids_land_nowhere_and_the_good_ones_land(station: Station, host
         records = station.move(node(port), STUDY)
 
     assert states(records)["received"] == 3
-    assert states(records)["study-complete"] == 1
+    assert not events(records, "study-complete")
+    assert "bad-uid" in {problem["cause"] for problem in errors(records)}
+    assert [(one["expected"], one["received"]) for one in events(records, "incomplete")] == [(4, 3)]
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and station.archive.root not in path.parents]
     assert outside == []
 
@@ -688,7 +700,7 @@ def test_a_truncated_object_is_told_and_fetched_again(station: Station) -> None:
     assert pacs.moves[1]["SOPInstanceUID"] == UIDS[2]
 
 
-def test_a_file_that_was_cut_short_on_our_disk_is_fetched_again(station: Station, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_short_on_our_disk_comes_as_a_conflict(station: Station, tmp_path: Path) -> None:
     write_series(tmp_path / "files", 3)
     with our_pacs(archive_of(tmp_path / "pacs", tmp_path / "files"), {"DEST": station.local.port}) as pacs:
         station.move(node(pacs.port), STUDY)
@@ -697,4 +709,116 @@ def test_a_file_that_was_cut_short_on_our_disk_is_fetched_again(station: Station
 
         records = station.move(node(pacs.port), STUDY)
 
-    assert states(records)["present"] == 2
+    assert states(records) == {"present": 2, "conflict": 1, "incomplete": 1}
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_other_content_under_the_same_uid_leaves_the_series_incomplete_and_is_not_fetched_again(
+    station: Station, tmp_path: Path, follows: bool
+) -> None:
+    write_series(tmp_path / "files", 3)
+    with ExitStack() as stack:
+        pacs = stack.enter_context(
+            our_pacs(archive_of(tmp_path / "pacs", tmp_path / "files"), {"DEST": station.local.port})
+        )
+        station.move(node(pacs.port), STUDY)
+        os.truncate(station.archive.root / uid(1, 1) / uid(1, 1, 1) / f"{UIDS[1]}.dcm", 500)
+        pacs.commands.clear()
+        if follows:
+            stack.enter_context(Listener(Archive(station.archive.root), station.local, lambda _: None))
+        arrivals = stack.enter_context(arrivals_for(Archive(station.archive.root), station.local))
+        there = node(pacs.port)
+        records = list(move([(there, STUDY)], station.archive.index, arrivals, station.local, options=QUICK))
+
+        assert [one["CommandField"] for one in pacs.commands].count(command.C_MOVE_RQ) == 1
+    assert states(records) == {"present": 2, "conflict": 1, "incomplete": 1}
+    (incomplete,) = events(records, "incomplete")
+    assert pick(incomplete, "expected", "received", "missing") == {"expected": 3, "received": 2, "missing": [UIDS[1]]}
+    assert "other content under the same UID is in the archive" in incomplete["reason"]
+
+
+@pytest.mark.parametrize(("completed", "failed"), [(10, 0), (2, 8)])
+def test_a_pacs_that_counts_more_than_came_is_not_believed(station: Station, completed: int, failed: int) -> None:
+    def on_move(_pacs: Liar, association: Association, message: Message) -> None:
+        send_to(station.local.port, 1, 2)
+        counts = {"NumberOfCompletedSuboperations": completed, "NumberOfFailedSuboperations": failed}
+        association.send(message.context, response(message, 0, **counts))
+
+    with scripted(Liar([], on_move)) as port:
+        records = station.move(node(port), STUDY)
+
+    assert states(records) == {"received": 2, "incomplete": 1}
+    assert pick(events(records, "incomplete")[0], "expected", "received") == {"expected": 10, "received": 2}
+
+
+def test_a_series_without_a_usable_uid_withholds_the_study(station: Station) -> None:
+    def on_move(_pacs: Liar, association: Association, message: Message) -> None:
+        send_to(station.local.port, 1, 2, 3)
+        association.send(message.context, response(message, 0, NumberOfCompletedSuboperations=3))
+
+    with scripted(Liar(UIDS, on_move, others=["1.2.x"])) as port:
+        records = station.move(node(port), STUDY)
+
+    assert states(records) == {"error": 1, "received": 3, "series-complete": 1}
+    assert pick(records[0], "cause", "StudyInstanceUID") == {"cause": "bad-uid", "StudyInstanceUID": uid(1, 1)}
+
+
+def test_a_study_with_more_series_than_are_listed_is_not_complete(station: Station) -> None:
+    def on_move(_pacs: Liar, association: Association, message: Message) -> None:
+        send_to(station.local.port, 1, 2, 3)
+        association.send(message.context, response(message, 0, NumberOfCompletedSuboperations=3))
+
+    with scripted(Liar(UIDS, on_move)) as port:
+        records = station.move(node(port), {**STUDY, "NumberOfStudyRelatedSeries": 2})
+
+    assert states(records) == {"received": 3, "series-complete": 1, "error": 1}
+    assert "has 1 series more" in errors(records)[0]["reason"]
+    assert errors(records)[0]["exit_code"] == 3
+
+
+def test_a_patient_that_the_node_does_not_have_is_told_and_not_named(
+    start_pacs: StartPacs, station: Station, studies: Path
+) -> None:
+    there = start_pacs(studies, station.local.port)
+
+    (problem,) = station.move(there, {"type": "patient", "PatientID": "NOBODY"})
+
+    assert (problem["cause"], problem["exit_code"]) == ("not-found", 3)
+    assert "NOBODY" not in str(problem)
+
+
+class BadIndex(Index):
+    """An index to which nothing can be added."""
+
+    problem: DcmtoolsError
+
+    def append(self, records: Iterable[Record]) -> None:
+        raise self.problem
+
+
+@pytest.mark.parametrize("problem", [DiskFull("the disk is full"), Locked("the index has been held for 60 s")])
+def test_an_event_that_cannot_be_kept_is_no_fault_of_the_node(
+    station: Station, tmp_path: Path, problem: DcmtoolsError
+) -> None:
+    write_series(tmp_path / "files", 2, 1, 1, 1)
+    write_series(tmp_path / "files", 300, 1, 1, 2)
+    index = BadIndex(station.archive.index.file, station.archive.root)
+    index.problem = problem
+    wanted = [STUDY, {**STUDY, "StudyInstanceUID": "1.2"}]
+    with (
+        our_pacs(archive_of(tmp_path / "pacs", tmp_path / "files"), {"DEST": station.local.port}) as pacs,
+        arrivals_for(station.archive, station.local) as arrivals,
+    ):
+        there = [(node(pacs.port), record) for record in wanted]
+        records = list(move(there, index, arrivals, station.local, options=QUICK))
+        moves = [one for one in pacs.commands if one["CommandField"] == command.C_MOVE_RQ]
+        wait_until(lambda: pacs.listener.active == 0, what="the end of the association")
+
+    assert len(moves) == 1
+    if isinstance(problem, DiskFull):
+        assert [one["exit_code"] for one in errors(records)] == [74]
+        assert states(records)["received"] < 302
+    else:
+        assert [one["cause"] for one in errors(records)] == ["locked", "locked", "not-found"]
+        assert states(records)["series-complete"] == 2
+        assert states(records)["study-complete"] == 1

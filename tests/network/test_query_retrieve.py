@@ -1,5 +1,6 @@
 """Our own query/retrieve, asked by DCMTK, by pynetdicom and by hand."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from dcmtools.disk.archive import Archive
-from dcmtools.model.node import Local
+from dcmtools.disk.index import Index
+from dcmtools.model.errors import ConfigurationError
+from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record
 from dcmtools.model.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -19,6 +22,8 @@ from dcmtools.model.uids import (
 )
 from dcmtools.network import command, identifier
 from dcmtools.network.association import Association, Message
+from dcmtools.network.listen import Listener
+from dcmtools.network.query_retrieve import QueryRetrieve
 from dcmtools.network.requestor import request
 from tests.builders import uid, write_instance, write_series
 from tests.network.pacs import OurPacs, archive_of, node, our_pacs, write_studies
@@ -353,3 +358,74 @@ def test_what_the_requestor_takes_in_no_context_counts_as_failed(archive: Archiv
 
     assert status == 0xA702
     assert final["NumberOfFailedSuboperations"] == 3
+
+
+def test_a_file_that_was_cut_short_is_not_sent_over_c_get(archive: Archive) -> None:
+    first, *others = [Path(record["path"]) for record in archive.index.by_study(uid(2, 3))]
+    os.truncate(first, first.stat().st_size - 10)
+    with (
+        our_pacs(archive) as pacs,
+        request(
+            node(pacs.port), Local(), [(STUDY_ROOT_GET, SYNTAX), (MR, SYNTAX)], roles={MR: (False, True)}
+        ) as association,
+    ):
+        context = association.require(STUDY_ROOT_GET, "")
+        asks(association, context, command.C_GET_RQ, {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uid(2, 3)})
+        stored = 0
+        while (message := association.receive()).field == command.C_STORE_RQ:
+            association.read_data()
+            stored += 1
+            number = message.command["MessageID"]
+            rsp = {"CommandField": command.C_STORE_RSP, "MessageIDBeingRespondedTo": number, "Status": 0}
+            association.send(message.context, rsp)
+        failed = identifier.decode(association.read_data(), message.context.syntax)
+
+    assert stored == len(others) == 2
+    assert message.command["Status"] == 0xB000
+    assert message.command["NumberOfFailedSuboperations"] == 1
+    assert failed["FailedSOPInstanceUIDList"] == [uid(2, 3, 1, 1)]
+
+
+def serving(index: Index, destination: Callable[[str], Node | None], archive: Archive) -> Listener:
+    handlers = QueryRetrieve(index, destination, Local("PACS")).handlers
+    return Listener(archive, Local("PACS", 0, "127.0.0.1"), lambda _: None, services=handlers)
+
+
+def test_a_destination_that_several_nodes_may_be_is_refused(archive: Archive) -> None:
+    def several(title: str) -> Node | None:
+        raise ConfigurationError(f"{title} is the AE title of several nodes")
+
+    with (
+        serving(archive.index, several, archive) as pacs,
+        request(node(pacs.port), Local(), [(STUDY_ROOT_MOVE, SYNTAX)]) as association,
+    ):
+        wanted = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uid(2, 3)}
+        context = association.require(STUDY_ROOT_MOVE, "")
+        asks(association, context, command.C_MOVE_RQ, wanted, MoveDestination="TWICE")
+        ((status, answer),) = answers(association)
+
+    assert status == 0xA801
+    assert answer["ErrorComment"] == "Move Destination TWICE ambiguous"
+
+
+@pytest.mark.parametrize(
+    ("field", "model"), [(command.C_FIND_RQ, STUDY_ROOT_FIND), (command.C_MOVE_RQ, STUDY_ROOT_MOVE)]
+)
+@pytest.mark.parametrize(("is_there", "code"), [(True, 0xA700), (False, 0xC000)])
+def test_an_index_that_cannot_be_read_is_a_failure_status(
+    archive: Archive, tmp_path: Path, field: int, model: str, is_there: bool, code: int
+) -> None:
+    index = Index(tmp_path / "other" / "index.jsonl")
+    if is_there:
+        index.file.mkdir(parents=True)  # reading it fails
+    else:
+        index.file.parent.write_text("no folder")
+    with (
+        serving(index, lambda _: None, archive) as pacs,
+        request(node(pacs.port), Local(), [(model, SYNTAX)]) as association,
+    ):
+        for _ in range(2):
+            wanted = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uid(2, 3)}
+            asks(association, association.require(model, ""), field, wanted)
+            ((status, answer),) = answers(association)
+            assert (status, answer["ErrorComment"]) == (code, "The index cannot be read")
