@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.peers.processes"]
+
+# Whoever starts the tests in the background of a script has SIGINT ignored, and so would all processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every chance is seeded, so that a failure comes again; no deadline, since the first example pays for the imports.
 settings.register_profile("dcmtools", deadline=None, derandomize=True)
