@@ -13,7 +13,7 @@
 #   LOGS=$PWD/logs                nightly.log has what was said, nightly.jsonl the last stage's records (with patient data)
 #
 # Exit code: 0 all done; 3 some items failed and the next run tries them again; 75 the last run still runs; else the code
-# of the stage that could not do its work: 69 74 75 76 are worth a retry (see the README).
+# of the stage that could not do its work, or 73 when LOGS cannot be written: 69 74 75 76 are worth a retry (see the README).
 set -euo pipefail
 umask 077
 
@@ -28,7 +28,11 @@ days=${DAYS:-3}
 nifti=${NIFTI:-nifti}
 share=${SHARE:-share}
 logs=${LOGS:-logs}
-mkdir -p "$logs"
+unwritable() {
+    echo "nightly.sh: cannot write to $logs; check the path and the permissions" >&2
+    exit 73
+}
+{ mkdir -p "$logs" && : >>"$logs/nightly.lock"; } || unwritable
 
 # In a clone the command is in its .venv.
 command -v dcmtools >/dev/null || PATH=$(dirname "$(realpath "$0")")/../.venv/bin:$PATH
@@ -40,7 +44,7 @@ if command -v flock >/dev/null && ! flock -n 9; then
     exit 75
 fi
 
-said=$(mktemp "$logs/.dcmtools-nightly-XXXXXX")
+said=$(mktemp "$logs/.dcmtools-nightly-XXXXXX") || unwritable
 trap 'rm -f "$said"' EXIT
 
 set +e

@@ -136,3 +136,13 @@ def test_no_node_is_a_usage_error(nightly: Nightly) -> None:
     code, _, talk = ended(nightly())
 
     assert (code, talk.startswith("usage:")) == (2, True)
+
+
+def test_folder_of_logs_that_cannot_be_used_ends_with_73(nightly: Nightly, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / "nightly.lock").mkdir(parents=True)
+
+    for logs in ("file/logs", "taken"):
+        code, _, talk = ended(nightly("PACS", LOGS=logs))
+        assert (code, logs in talk) == (73, True)
+    assert not (tmp_path / "calls").exists()

@@ -22,14 +22,14 @@ def find(
     *,
     records: Annotated[str, typer.Argument(metavar="-", help="- asks for each record on stdin.")] = "",
     node: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NODE,...",
             help="Ask these nodes (names, or AET@host:port) and not the index.",
             show_default=False,
             autocompletion=complete_nodes,
         ),
-    ] = "",
+    ] = None,
     fail_if_empty: Annotated[bool, typer.Option("--fail-if-empty", help="End with 3 when nothing was found.")] = False,
     events: Annotated[bool, typer.Option("--events", help="Frame the records with begin and end events.")] = False,
 ) -> None:
@@ -56,7 +56,9 @@ def find(
         if records not in {"", "-"}:
             raise UsageError(f"find takes no '{records}'", "write - for records on stdin, or use a selector")
         query = frame.query(selectors, "instance" if frame.common.format in _PATHS else "study")
-        nodes = [word.strip() for word in node.split(",") if word.strip()]
+        nodes = [word.strip() for word in (node or "").split(",") if word.strip()]
+        if node is not None and not nodes:
+            raise UsageError("--node has no value", "leave it out to ask the index")
         if records == "-":
             yield from ask_for_each(frame, frame.records(), nodes, query)
         else:

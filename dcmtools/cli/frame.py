@@ -272,7 +272,7 @@ class Frame:
         self.progress.close()
         if self.stop.late:
             reason = "the deadline passed before all was done"
-            self._refuse(TryLater(reason, "run it again: it resumes", cause="deadline"))
+            self._refuse(TryLater(reason, self._again, cause="deadline"))
         code = self._exit_code(fail_if_empty=fail_if_empty, drains=drains)
         try:
             if self._framed:
@@ -307,13 +307,18 @@ class Frame:
         """Whether it was ended as it usually is."""
         return drains and self.stop.signal == signal.SIGTERM
 
+    @property
+    def _again(self) -> str:
+        """What to do after a run that was cut short; one that only reads begins anew."""
+        return "run it again: it resumes" if self._effects else "run it again"
+
     def _summarize(self, code: int, *, drains: bool) -> None:
         if self.stop.reader_gone:
             if self._effects:
-                self._say(ReaderGone("nobody reads our output any more", "run it again: it resumes").record())
+                self._say(ReaderGone("nobody reads our output any more", self._again).record())
             return
         if self.stop.signal and not self._drained(drains=drains):
-            self.talk.warning(f"stopped by {signal.Signals(self.stop.signal).name}; run it again: it resumes")
+            self.talk.warning(f"stopped by {signal.Signals(self.stop.signal).name}; {self._again}")
         if self._stream is not None and self._stream.died:
             self.talk.error({"reason": "the command before this one broke off", "advice": "see what it said"})
         if self.tally.items or not self._failures:  # else the failures have said it all

@@ -11,7 +11,7 @@ from dcmtools.cli.frame import INDEX_NAME, Frame, run
 from dcmtools.cli.options import Common, one_of
 from dcmtools.cli.selection import Paths, beside
 from dcmtools.cli.subcommand import application
-from dcmtools.model.errors import UsageError
+from dcmtools.model.errors import UsageError, from_os
 from dcmtools.model.record import Record
 
 if TYPE_CHECKING:
@@ -62,12 +62,23 @@ def import_(
                     paths, frame.index(), follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped
                 )
             archive = Archive(frame.archive)
-            return import_paths(paths, archive, mode, follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped)
+            items = import_paths(paths, archive, mode, follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped)
+            return _into(archive.root, items)
 
         yield from beside(frame, inputs, take)
         frame.tell_skipped(skipped)
 
     run("import", common, work, listing=False)
+
+
+def _into(archive: Path, items: Iterator[Record]) -> Iterator[Record]:
+    """The items, and words for an archive that cannot be made."""
+    try:
+        yield from items
+    except OSError as problem:
+        if archive.is_dir():
+            raise
+        raise from_os(problem, "making the archive", archive) from problem
 
 
 app = application("import", import_)

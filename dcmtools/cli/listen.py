@@ -56,6 +56,7 @@ def listen(
 
     Instances go into the archive and its index; a sender hears of success when its instance is safely there. The first
     record says where we listen; then comes one for each instance. SIGTERM ends it when what arrives is finished.
+    --index and --dry-run are refused: the archive keeps its own index, and what will come is not known.
 
     Example:
         dcmtools listen --query-retrieve --min-free 10GB --quiet > /dev/null

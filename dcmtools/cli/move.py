@@ -11,7 +11,7 @@ import typer
 
 from dcmtools.cli.completion import complete_nodes
 from dcmtools.cli.frame import Frame, run
-from dcmtools.cli.options import Common, Selectors, duration, given
+from dcmtools.cli.options import Common, Selectors, check_input, duration
 from dcmtools.cli.subcommand import application
 from dcmtools.model.errors import ConfigurationError, DcmtoolsError, UsageError
 from dcmtools.model.record import LEVELS, Record, pick, type_of
@@ -141,10 +141,7 @@ class _Wanted:
         self._is_stream = inputs == "-"
         if inputs not in {"", "-"}:
             raise UsageError(f"move takes no '{inputs}'", "write - for records on stdin, or use a selector")
-        if self._is_stream and given(selectors):
-            raise UsageError("selectors choose at the node and not from what is given", "filter with dcmtools find -")
-        if not (self._is_stream or given(selectors)):
-            raise UsageError("nothing was chosen", "use a selector, records on stdin (-), or --all")
+        check_input([inputs] if inputs else [], selectors, need=True)
         if not (self._is_stream or node):
             raise UsageError("from which node?", "give --from NODE")
 

@@ -1,7 +1,7 @@
 """The options that commands share (DESIGN §13), each written once; and the query that the selectors mean."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -154,6 +154,8 @@ _KEYS: dict[str, str] = {
     "accession": "AccessionNumber",
     "physician": "ReferringPhysicianName",
 }
+# What shapes the answer and chooses nothing.
+_SHAPING = ("level", "sort", "limit")
 # Those that may be several, with commas between; C-FIND joins the values of a list with backslashes.
 _LISTS: dict[str, str] = {
     "study_uid": "StudyInstanceUID",
@@ -168,6 +170,7 @@ def query_of(selectors: Selectors, today: date, level: Level | None = None) -> Q
 
     Without either, a key that only instances have brings the query to instance level.
     """
+    _refuse_empty(selectors)
     chosen = level_of(selectors.level) if selectors.level else None
     keys = {keyword: value for name, keyword in _KEYS.items() if (value := getattr(selectors, name)) is not None}
     keys |= {keyword: _list(value) for name, keyword in _LISTS.items() if (value := getattr(selectors, name))}
@@ -188,8 +191,24 @@ def query_of(selectors: Selectors, today: date, level: Level | None = None) -> Q
 
 def given(selectors: Selectors) -> bool:
     """Whether the command line chose anything, be it --all."""
-    shaping = {"level", "sort", "limit"}
-    return any(getattr(selectors, name) for name in type(selectors).__slots__ if name not in shaping)
+    _refuse_empty(selectors)
+    return any(getattr(selectors, name) for name in type(selectors).__slots__ if name not in _SHAPING)
+
+
+def check_input(inputs: Sequence[str], selectors: Selectors, *, need: bool = False) -> None:
+    """Raises UsageError for selectors beside `-` or paths, which they would not filter, and for `-` beside paths.
+
+    `need` is whether to choose nothing is an error, too (a command that sends or retrieves).
+    """
+    if inputs and given(selectors):
+        raise UsageError("selectors do not choose from what is given", "filter with dcmtools find -")
+    for name in _SHAPING if inputs else ():
+        if getattr(selectors, name) is not None:
+            raise UsageError(f"--{name} does not go together with - or paths", "use it with dcmtools find -")
+    if "-" in inputs and len(inputs) > 1:
+        raise UsageError("- stands for all input", "give - or paths, not both")
+    if need and not (inputs or given(selectors)):
+        raise UsageError("nothing was chosen", "use a selector, records on stdin (-), or --all")
 
 
 def duration(text: str) -> float:
@@ -216,6 +235,15 @@ def one_of(flags: Mapping[Word, bool]) -> Word:
     if len(chosen) > 1:
         raise UsageError(f"--{chosen[0]} does not go together with --{chosen[1]}", "give one of them")
     return chosen[0] if chosen else next(iter(flags))
+
+
+def _refuse_empty(selectors: Selectors) -> None:
+    """Raises UsageError for a selector without a value, as a script's unset variable makes it: it is not all."""
+    for name in type(selectors).__slots__:
+        value = getattr(selectors, name)
+        empty = isinstance(value, str) and not (_list(value) if name in _LISTS else value.strip())
+        if empty and name not in _SHAPING:
+            raise UsageError(f"--{name.replace('_', '-')} has no value", "leave it out to choose everything")
 
 
 def _default_level(keys: dict[str, str], level: Level | None) -> Level:

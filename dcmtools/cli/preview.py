@@ -45,7 +45,8 @@ def preview(
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.images.preview import preview as draw
 
-        yield from draw(chosen(frame, inputs, selectors), out, size=size, stop=frame.stop)
+        items = chosen(frame, inputs, selectors)
+        yield from draw(items, out, size=size, stop=frame.stop, dry_run=frame.common.dry_run)
 
     run("preview", common, work)
 

@@ -20,12 +20,6 @@ class Progress:
         self._command = command
         self._bar: tqdm | None = None
 
-    def expect(self, total: int) -> None:
-        """Tells how many items there will be."""
-        if (bar := self._drawn()) is not None:
-            bar.total = total
-            bar.refresh()
-
     def step(self, count: int = 1) -> None:
         """Tells that so many more items are done."""
         if self._wanted and (bar := self._drawn()) is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dcmtools.cli.frame import Frame
-from dcmtools.cli.options import Selectors, given
+from dcmtools.cli.options import Selectors, check_input
 from dcmtools.model.errors import DcmtoolsError, UsageError
 from dcmtools.model.record import UNIQUE_KEY, Level, Record, path_keys, path_of, type_of
 
@@ -48,16 +48,11 @@ def chosen(
         need: whether to choose nothing is an error (a command that sends or deletes)
     """
     paths = list(inputs or ())
-    if paths and given(selectors):
-        raise UsageError("selectors choose from the index and not from what is given", "filter with dcmtools find -")
-    if "-" in paths and len(paths) > 1:
-        raise UsageError("- stands for all input", "give - or paths, not both")
+    check_input(paths, selectors, need=need)
     if paths == ["-"]:
         return resolved(frame, frame.records())
     if paths:
         return _instances_below(frame, paths)
-    if need and not given(selectors):
-        raise UsageError("nothing was chosen", "use a selector, records on stdin (-), paths, or --all")
     index = frame.index(must_exist=True)
     return index.expand(index.find(frame.query(selectors, level)))
 

@@ -10,10 +10,9 @@ import typer
 
 from dcmtools.cli.completion import complete_nodes
 from dcmtools.cli.frame import Frame, run
-from dcmtools.cli.options import Common, Selectors, given
+from dcmtools.cli.options import Common, Selectors, check_input
 from dcmtools.cli.selection import Inputs, chosen
 from dcmtools.cli.subcommand import application
-from dcmtools.model.errors import UsageError
 from dcmtools.model.record import UNIQUE_KEY, Record, path_keys, path_of, type_of
 
 _NO_INSTANCES = frozenset({"not-dicom", "dicomdir"})
@@ -79,12 +78,9 @@ def store(
 def _instances(frame: Frame, inputs: Sequence[str] | None, selectors: Selectors) -> Iterator[Record]:
     """The files to send: those named or below what is named, those of stdin, or those that selectors choose."""
     paths = list(inputs or ())
-    if paths and given(selectors):
-        raise UsageError("selectors choose from the index and not from what is given", "filter with dcmtools find -")
-    if "-" in paths and len(paths) > 1:
-        raise UsageError("- stands for all input", "give - or paths, not both")
+    check_input(paths, selectors, need=True)
     if not paths:
-        return chosen(frame, None, selectors, level="study", need=True)
+        return chosen(frame, None, selectors, level="study")
     return _resolved(frame) if paths == ["-"] else _below(paths)
 
 

@@ -36,7 +36,7 @@ class Talk:
 
     def error(self, record: Record) -> None:
         """Says an error record in one line."""
-        hidden = {"path", "path_b64"} if record.get("type") in _NAMED_BY_PEOPLE else frozenset[str]()
+        hidden = {"path", "path_b64"} if _is_named_by_people(record) else frozenset[str]()
         told = {key: value for key, value in record.items() if key in _TOLD and key not in hidden}
         self._say(_ERROR, sentence(record), **told)
 
@@ -68,6 +68,7 @@ class Talk:
 
 # Paths of volumes and sorted files are made from what patients and physicians are called (DESIGN §5.9).
 _NAMED_BY_PEOPLE = frozenset({"volume", "file"})
+_ENDINGS = (".nii", ".nii.gz", ".json", ".png", ".bval", ".bvec")
 _TOLD = frozenset(
     {
         "cause", "reason", "advice", "exit_code", "path", "path_b64", "node", "status",
@@ -80,11 +81,18 @@ def sentence(record: Record) -> str:
     """What an error record says to people: what, where, and what to do."""
     reason, advice = str(record.get("reason") or record.get("cause") or "failed"), record.get("advice")
     path = record.get("path")
-    if record.get("type") in _NAMED_BY_PEOPLE and (uid := record.get("SeriesInstanceUID")):
+    if _is_named_by_people(record) and (uid := record.get("SeriesInstanceUID")):
         where = f"series {uid}: "
     else:
         where = f"{path}: " if isinstance(path, str) and path not in reason else ""
     return f"{where}{reason}; {advice}" if advice else where + reason
+
+
+def _is_named_by_people(record: Record) -> bool:
+    """Whether the record's path is made from what people are called; those of instances are made of UIDs."""
+    if record.get("type") in _NAMED_BY_PEOPLE:
+        return True
+    return bool(record.get("SeriesInstanceUID")) and str(record.get("path") or "").lower().endswith(_ENDINGS)
 
 
 def printable(text: str) -> str:

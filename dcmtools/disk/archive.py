@@ -7,18 +7,20 @@ duplicate shows. What comes in is written below `.dcmtools-incoming` and gets it
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX, fsync_folder, link_into, make_folders, temporary_name
+from dcmtools.disk.header import read_header
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import flock_within, open_lock
 from dcmtools.disk.part10 import data_set_hash, same_data_set
 from dcmtools.disk.tree import INDEX_NAME, QUARANTINE
-from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, DiskFull, Locked, from_os
+from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, DiskFull, IOFailure, Locked, from_os
 from dcmtools.model.names import is_uid, safe_name
 from dcmtools.model.record import Record, event, path_keys, path_of, pick
 
@@ -26,6 +28,9 @@ INCOMING = f"{TEMPORARY_PREFIX}incoming"
 _LOCK = ".lock"
 _PATIENCE = 60.0
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+# How a file reads of which only a part is left.
+_DAMAGES = frozenset({"truncated", "bad-length", "not-dicom"})
 
 State = Literal["received", "present", "conflict"]
 
@@ -56,6 +61,9 @@ class Archive:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(os.path.realpath(root))
         self.index = Index(self.root / INDEX_NAME, self.root)
+        self._making = threading.Lock()
+        self._turn = threading.Condition()
+        self._claims: set[str] = set()
 
     def path_for(self, record: Record) -> Path:
         """Where an instance belongs; BadData when its UIDs are none."""
@@ -109,87 +117,164 @@ class Archive:
         `synced` tells that the files are on the disk already. An error of the index concerns all and is raised.
         """
         items = list(items)
-        known = self.index.lookup({str(record.get("SOPInstanceUID")) for _, record in items})
+        uids = {str(record.get("SOPInstanceUID")) for _, record in items}
         outcomes: list[Committed | DcmtoolsError] = []
-        lines: list[Record] = []
-        for temporary, record in items:
-            try:
-                if not synced:
-                    _sync(temporary)
-                outcome = self._place(temporary, record, known)
-                lines += self._news(outcome, known)
-                outcomes.append(outcome)
-            except DcmtoolsError as problem:
-                outcomes.append(problem)
-            except OSError as problem:
-                outcomes.append(from_os(problem, "storing", self.path_for(record)))
-        self._settle(lines)
+        with self._claimed(uids):
+            known = self.index.everywhere(uids)
+            events: list[Record] = []
+            for temporary, record in items:
+                try:
+                    if not synced:
+                        _sync(temporary)
+                    here = known.setdefault(str(record.get("SOPInstanceUID")), [])
+                    outcomes.append(self._place(temporary, record, here, events))
+                except DcmtoolsError as problem:
+                    outcomes.append(problem)
+                except OSError as problem:
+                    outcomes.append(from_os(problem, "storing", self.path_for(record)))
+            done = [outcome for outcome in outcomes if isinstance(outcome, Committed)]
+            folders = {outcome.path.parent for outcome in done if outcome.state == "received"}
+            self._fsync(folders)
+            if done or events:
+                self.index.append_after(lambda: self._news(outcomes, uids, events, folders))
         return outcomes
 
     def add_missing(self, records: Iterable[Record]) -> None:
         """Indexes files that lie in the archive already: whoever put them there may have died before that."""
         records = list(records)
         known = self.index.by_paths(path for record in records if (path := path_of(record)))
-        self._settle([record for record in records if os.fspath(path_of(record) or "") not in known])
+        lines = [record for record in records if os.fspath(path_of(record) or "") not in known]
+        self._fsync(_folders(lines))
+        self.index.append(lines)
 
-    def _settle(self, lines: list[Record]) -> None:
-        """Makes names durable, then tells of them in the index."""
+    def _fsync(self, folders: Iterable[Path]) -> None:
+        """Makes the names in folders durable, so that the index may tell of them."""
         try:
-            for folder in {path.parent for line in lines if (path := path_of(line))}:
+            for folder in folders:
                 fsync_folder(folder)
         except OSError as problem:
             raise from_os(problem, "storing in", self.root) from problem
-        self.index.append(lines)
+
+    @contextmanager
+    def _claimed(self, uids: set[str]) -> Iterator[None]:
+        """Keeps other threads away from these instances, and only these: the rest share the syncs of the index."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._claims.isdisjoint(uids))
+            self._claims |= uids
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._claims -= uids
+                self._turn.notify_all()
 
     def quarantine(self, temporary: Path, record: Record, cause: str) -> Path:
         """Keeps a file that is no usable instance out of the way, and notes in the index why; its new path."""
         try:
             _sync(temporary)
-            path = self._set_aside(temporary, record)
+            path, is_new = self._set_aside(temporary, record)
             fsync_folder(path.parent)
         except OSError as problem:
             raise from_os(problem, "keeping", self.root / QUARANTINE) from problem
-        uids = pick(record, "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-        self.index.append([event("quarantined", **uids, cause=cause, **path_keys(path))])
+        if is_new:
+            self.index.append([_quarantined(path, record, cause)])
         return path
 
-    def _place(self, temporary: Path, record: Record, known: Mapping[str, Record]) -> Committed:
+    def _place(self, temporary: Path, record: Record, known: list[Record], events: list[Record]) -> Committed:
         """Links a file to its name; looks at what is there when that, or its UID, is taken."""
         final = self.path_for(record)
-        first = self._elsewhere(known.get(record["SOPInstanceUID"]), final)
-        if first is None:
-            try:
-                with self._folder(*final.relative_to(self.root).parts[:-1]) as folder:
-                    link_into(temporary, folder, final.name)
-            except FileExistsError:
-                first = final
-            else:
-                return _committed("received", final, record)
+        is_here = final in map(path_of, known) and final.exists()
+        first = None if is_here else self._elsewhere(known, final)
+        if first is None and self._link(temporary, final):
+            committed = _committed("received", final, record)
+            known.append(committed.record)
+            return committed
+        first = first or final
         if _is_same(temporary, first):
             temporary.unlink()
             return _committed("present", first, record)
-        path = self._set_aside(temporary, record)
-        return _committed("conflict", path, {**record, "duplicate_of": os.fspath(first)})
+        if self._make_way(first, known, events):
+            return self._place(temporary, record, known, events)
+        return self._beside(temporary, record, first)
 
-    def _elsewhere(self, known: Record | None, final: Path) -> Path | None:
+    def _link(self, temporary: Path, final: Path) -> bool:
+        """Whether a file could be given its name."""
+        try:
+            with self._folder(*final.relative_to(self.root).parts[:-1]) as folder:
+                link_into(temporary, folder, final.name)
+        except FileExistsError:
+            return False
+        return True
+
+    def _beside(self, path: Path, record: Record, first: Path) -> Committed:
+        """Keeps a file whose UID the archive has with other content."""
+        kept, _ = self._set_aside(path, record)
+        return _committed("conflict", kept, {**record, "duplicate_of": os.fspath(first)})
+
+    def _elsewhere(self, known: list[Record], final: Path) -> Path | None:
         """Where the archive has this UID under another study or series."""
-        path = path_of(known) if known else None
-        if path is None or path == final or not path.is_relative_to(self.root) or not path.exists():
-            return None
-        return path
+        paths = (path for path in self._own(known) if path != final)
+        return next((path for path in paths if path.exists()), None)
 
-    def _news(self, outcome: Committed, known: dict[str, Record]) -> list[Record]:
-        """The index line of an outcome, if it is not there yet."""
-        uid = outcome.record["SOPInstanceUID"]
-        if outcome.state == "conflict":
-            is_known = outcome.path in map(path_of, self.index.by_paths([outcome.path]).values())
-        else:
-            is_known = uid in known and path_of(known[uid]) == outcome.path
-            known.setdefault(uid, outcome.record)
-        return [] if is_known else [outcome.record]
+    def _own(self, known: list[Record]) -> Iterator[Path]:
+        """Where in the archive an instance is answered for."""
+        for record in known:
+            if (path := path_of(record)) and path.is_relative_to(self.root) and record.get("state") != "conflict":
+                yield path
 
-    def _set_aside(self, temporary: Path, record: Record) -> Path:
-        """Links a file into the quarantine; the same data set a second time is dropped."""
+    def _make_way(self, first: Path, known: list[Record], events: list[Record]) -> bool:
+        """Sets the file that has a UID aside when it is damaged; a whole one never is."""
+        told = next((record for record in known if path_of(record) == first), None)
+        if told is None or not (cause := _damage(first, told)):
+            return False
+        path, _ = self._set_aside(first, told)
+        events.append(_quarantined(path, told, cause))
+        return True
+
+    def _news(
+        self, outcomes: list[Committed | DcmtoolsError], uids: set[str], events: list[Record], synced: set[Path]
+    ) -> list[Record]:
+        """The index lines for what was done; to be called while no other process can add any.
+
+        Only now is sure which lines stay, and that no other process stored an instance at the same time.
+        """
+        everywhere = self.index.everywhere(uids)
+        lines = list(events)
+        told = {(uid, path_of(record)) for uid, known in everywhere.items() for record in known}
+        for number, outcome in enumerate(outcomes):
+            if not isinstance(outcome, Committed):
+                continue
+            uid = outcome.record["SOPInstanceUID"]
+            known = everywhere.get(uid, [])
+            outcomes[number] = now = self._overtaken(outcome, known)
+            if not isinstance(now, Committed):
+                continue
+            if now.state != "conflict":
+                gone = {path for path in self._own(known) if not path.exists() and (uid, path) in told}
+                lines += ({"type": "tombstone", "SOPInstanceUID": uid, **path_keys(path)} for path in sorted(gone))
+                told -= {(uid, path) for path in gone}
+            if now.state == "received" or (uid, now.path) not in told:
+                lines.append(now.record)
+                told.add((uid, now.path))
+        self._fsync(_folders(line for line in lines if line.get("type") != "tombstone") - synced)
+        return lines
+
+    def _overtaken(self, outcome: Committed, known: list[Record]) -> Committed | DcmtoolsError:
+        """An outcome after another process may have stored the same instance, or taken away what was compared with."""
+        if not outcome.path.exists():
+            place = path_keys(outcome.path)
+            return IOFailure(f"{place['path']} was moved meanwhile", "send the instance again", **place)
+        if outcome.state != "received" or not (first := self._elsewhere(known, outcome.path)):
+            return outcome
+        try:
+            return self._beside(outcome.path, outcome.record, first)
+        except DcmtoolsError as problem:
+            return problem
+        except OSError as problem:
+            return from_os(problem, "keeping", self.root / QUARANTINE)
+
+    def _set_aside(self, temporary: Path, record: Record) -> tuple[Path, bool]:
+        """Moves a file into the quarantine, where the same data set is kept once; its path, and if it is new."""
         digest = data_set_hash(temporary)
         name = safe_name(str(record.get("SOPInstanceUID") or "unknown"))
         with self._folder(QUARANTINE) as folder:
@@ -201,8 +286,9 @@ class Archive:
                     if data_set_hash(path) != digest:
                         continue
                     temporary.unlink()
-                break
-        return path
+                    return path, False
+                return path, True
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
 
     @contextmanager
     def _folder(self, *names: str) -> Iterator[int]:
@@ -220,12 +306,14 @@ class Archive:
 
     def _enter(self, outer: int, name: str) -> int:
         try:
-            return os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=outer)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                os.mkdir(name, FOLDER_MODE, dir_fd=outer)
-                os.fsync(outer)
-            return self._enter(outer, name)
+            with self._making:  # who finds a folder may rely on its name
+                try:
+                    return os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=outer)
+                except FileNotFoundError:
+                    with suppress(FileExistsError):
+                        os.mkdir(name, FOLDER_MODE, dir_fd=outer)
+                    os.fsync(outer)
+                    return os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=outer)
         except OSError as problem:
             if problem.errno not in {errno.ELOOP, errno.ENOTDIR}:
                 raise
@@ -238,6 +326,26 @@ def _committed(state: State, path: Path, record: Record) -> Committed:
     place = {**path_keys(path), "size": found.st_size, "mtime_ns": str(found.st_mtime_ns)}
     kept = {key: value for key, value in record.items() if key != "path_b64"}
     return Committed(state, path, {**kept, **place, "state": state})
+
+
+def _quarantined(path: Path, record: Record, cause: str) -> Record:
+    uids = pick(record, "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    return event("quarantined", **uids, cause=cause, **path_keys(path))
+
+
+def _folders(records: Iterable[Record]) -> set[Path]:
+    return {path.parent for record in records if (path := path_of(record))}
+
+
+def _damage(path: Path, told: Record) -> str:
+    """What is wrong with a file of which only a part is left: its size is not the one told, and no walk ends well."""
+    try:
+        if path.lstat().st_size == told.get("size"):
+            return ""
+        read_header(path)
+    except BadData as problem:
+        return problem.cause if problem.cause in _DAMAGES else ""
+    return ""
 
 
 def _is_same(temporary: Path, first: Path) -> bool:

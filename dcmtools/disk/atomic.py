@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 # What file systems without hard links answer: FAT, some shares, some kernels' protection of other people's files.
 _NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+
+# Held from a folder's making to its parent's fsync: whoever finds the folder may rely on its name.
+_making = threading.RLock()
 
 
 def temporary_name() -> str:
@@ -73,12 +77,13 @@ def link_into(temporary: Path, folder: int, name: str) -> None:
 
 def make_folders(folder: Path, mode: int = FOLDER_MODE) -> None:
     """Makes a folder and its missing parents, each fsynced into its parent."""
-    if folder.is_dir():
-        return
-    make_folders(folder.parent, mode)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=mode)
-    fsync_folder(folder.parent)
+    with _making:
+        if folder.is_dir():
+            return
+        make_folders(folder.parent, mode)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=mode)
+        fsync_folder(folder.parent)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -70,9 +70,13 @@ def check_received(path: str | os.PathLike[str], sop_class: str, sop_instance: s
     """The instance record of a file that was just received, after a walk through the whole of its data set.
 
     BadData when the data set does not end with an element (cause truncated, bad-length, too-deep), has no usable UIDs
-    (bad-uid), or is another instance than the command said (mismatch; PS3.4 B.2.3).
+    (bad-uid), or is another instance than the command said (mismatch; PS3.4 B.2.3). So it is when elements of group
+    0002 begin it, which would read as more meta information ever after (bad-length; PS3.10 7.1).
     """
     with opened(path) as (file, state):
+        meta = meta_of(file)
+        if (meta.offset, meta.syntax) != (offset, syntax):
+            raise BadData("the data set begins with elements that belong before it", cause="bad-length")
         encoding = encoding_of(syntax)
         read, start, end = source_of(file, Meta(sop_class, sop_instance, syntax, offset), encoding)
         walk = Walk(start, end, encoding, BY_TAG, deep=True)

@@ -51,9 +51,12 @@ class Index:
 
         What a command says of a record (`state`) is not kept, but for a conflict, which is no answer to any query.
         """
-        lines = b"".join(encode(self._inward(record)) for record in records)
-        if lines:
+        if lines := self._lines_of(records):
             self._journal.append(lines)
+
+    def append_after(self, look: Callable[[], Iterable[Record]]) -> None:
+        """As `append`, of the records that `look` gives: it is called while no other writer can add or undo any."""
+        self._journal.append(lambda: self._lines_of(look()))
 
     def forget(self, records: Iterable[Record]) -> None:
         """Adds a tombstone for each record: it is no longer at its path."""
@@ -71,6 +74,13 @@ class Index:
         """SOP Instance UID -> record, for those that are there."""
         found = self._read(lambda positions: positions.of_instances(sop_instance_uids))
         return {str(record["SOPInstanceUID"]): record for record in found}
+
+    def everywhere(self, sop_instance_uids: Collection[str]) -> dict[str, list[Record]]:
+        """SOP Instance UID -> its records at all paths, oldest first, aliases and conflicts too."""
+        found: dict[str, list[Record]] = {}
+        for record in self._read(lambda positions: positions.everywhere(sop_instance_uids)):
+            found.setdefault(str(record["SOPInstanceUID"]), []).append(record)
+        return found
 
     def by_study(self, uid: str) -> Iterator[Record]:
         """The instances of a study."""
@@ -213,6 +223,9 @@ class Index:
         text = os.fspath(path)
         below = text.startswith(self.root) and text[len(self.root) : len(self.root) + 1] == "/"
         return text[len(self.root) + 1 :] if below else text
+
+    def _lines_of(self, records: Iterable[Record]) -> bytes:
+        return b"".join(encode(self._inward(record)) for record in records)
 
     def _inward(self, record: Record) -> Record:
         kept = {key: value for key, value in record.items() if key != "state" or value == "conflict"}

@@ -5,7 +5,7 @@ Whoever writes holds a lock beside the file, never one on it: a file that is rep
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,9 +31,11 @@ class Journal:
         self._writing = threading.Lock()
         self._collected = _Batch()
 
-    def append(self, lines: bytes) -> None:
+    def append(self, lines: bytes | Callable[[], bytes]) -> None:
         """Adds whole lines, synced to the disk when this returns.
 
+        Lines that depend on what the file holds are made by a function, which is called (perhaps in another thread)
+        while no other writes: what it reads in the file is durable.
         DiskFull or IOFailure when they could not be added; the file is then as it was.
         """
         with self._guard:
@@ -51,7 +53,8 @@ class Journal:
         batch.done = True
         try:
             with self.locked():
-                self._write(b"".join(batch.lines))
+                if lines := b"".join(one() if callable(one) else one for one in batch.lines):
+                    self._write(lines)
         except DcmtoolsError as problem:
             batch.problem = problem
         except BaseException:
@@ -89,7 +92,7 @@ class _Batch:
     """Lines of several threads that go into one write."""
 
     def __init__(self) -> None:
-        self.lines: list[bytes] = []
+        self.lines: list[bytes | Callable[[], bytes]] = []
         self.done = False
         self.problem: DcmtoolsError | None = None
 

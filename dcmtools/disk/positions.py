@@ -110,6 +110,10 @@ class Positions:
         """The answers for these instances."""
         yield from (entry.position for uid in uids if (entry := self._answer(uid)))
 
+    def everywhere(self, uids: Iterable[str]) -> Iterator[Position]:
+        """These instances at all their paths."""
+        yield from (entry.position for uid in uids for entry in self._instances.get(uid, {}).values())
+
     def of_series(self, series: str) -> Iterator[Position]:
         """The answers in a series."""
         for uid in self._series.get(series, ()):

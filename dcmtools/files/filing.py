@@ -47,6 +47,8 @@ class Filing:
         self._claimed: dict[str, str] = {}  # target -> bytes
         self._kept: set[str] = set()  # targets
         self._failed: set[str] = set()  # sources
+        self._broken: set[str | None] = set()  # series of them
+        self._converted = {item.series for item in study.items.values() if item.series and _is_volume(item)}
         self._moved: dict[str, str] = {}  # earlier target -> target
         self._leaving: dict[str, str] = {}  # source -> target
         self._touched: set[Path] = set()
@@ -111,9 +113,19 @@ class Filing:
     def _unnamed(self) -> dict[str, list[Placed]]:
         groups: dict[str, list[Placed]] = {}
         for one in self._placed.values():
-            if one.source not in self._named and os.path.lexists(self.tree.at(one.path)):
+            if one.source in self._named or self._is_superseded(one):
+                continue
+            if os.path.lexists(self.tree.at(one.path)):
                 groups.setdefault("/".join(one.path.split("/")[2:]), []).append(one)
         return groups
+
+    def _is_superseded(self, one: Placed) -> bool:
+        """Whether an unnamed file was a volume of a series that has others now: a conversion took its source away.
+
+        What we moved here has no source and is the only copy; instances never stand for others of their series.
+        """
+        gone = one.instance is None and not one.moved and one.series in self._converted
+        return gone and one.source not in self._named and not os.path.lexists(one.source)
 
     def _piece(self, source: str, item: Item) -> Piece:
         """The file as it is to be placed; one that is gone is taken from where we placed it."""
@@ -150,7 +162,7 @@ class Filing:
         if claimed := self._claimed.get(target):
             return "present" if same_bytes(piece.actual, claimed) else None
         if len(os.fsencode(self.tree.at(target))) > _LONGEST_PATH:
-            raise CannotCreate(f"{piece.origin}: the path of its place is too long", "choose a shorter --out")
+            raise CannotCreate("the path of its place is too long", "choose a shorter --out")
         return look(piece, self._where(target), self._placed.get(target), moving=self.tree.how == "move")
 
     def _step(self, piece: Piece, target: str, action: Action) -> None:
@@ -173,9 +185,14 @@ class Filing:
             state = self._write(piece, Path(path), action)
         elif not os.path.islink(path):
             self.tree.rights.grant(path)
-        if action != "present":
+        if action != "present" or self._is_moved_now(piece, target):
             self._lines.append(self._line(piece, target, path))
         return state
+
+    def _is_moved_now(self, piece: Piece, target: str) -> bool:
+        """Whether a file that an earlier run linked or copied leaves its source with this one."""
+        known = self._placed.get(target)
+        return self.tree.how == "move" and piece.before is None and known is not None and not known.moved
 
     def _write(self, piece: Piece, path: Path, action: Action) -> str:
         rights, staging = self.tree.rights, self.tree.staging()
@@ -199,8 +216,9 @@ class Filing:
         else:
             here = os.stat(piece.actual)
             size, mtime_ns = here.st_size, here.st_mtime_ns
-        uids = (piece.item.series, piece.item.instance)
-        return Placed(target, piece.origin, size, mtime_ns, there.st_mtime_ns, *uids).line(self.study.name)
+        moved = self.tree.how == "move" if piece.before is None else piece.before.moved
+        more = (piece.item.series, piece.item.instance, moved)
+        return Placed(target, piece.origin, size, mtime_ns, there.st_mtime_ns, *more).line(self.study.name)
 
     def _report(self, piece: Piece, target: str, state: str) -> None:
         """Adds the file's record; moved, when an earlier place of it or the source itself goes."""
@@ -256,7 +274,8 @@ class Filing:
                 try:
                     unseen.rename(final)
                 except OSError as problem:
-                    raise from_os(problem, "making", final) from problem
+                    doing = f"making the folder of study {self.study.uid or ''}".rstrip() + " below"
+                    raise from_os(problem, doing, self.tree.out) from problem
                 fsync_folder(final.parent)
         self._staged.clear()
 
@@ -280,6 +299,8 @@ class Filing:
     def _stays(self, one: Placed) -> bool:
         if one.path in self._kept or one.source in self._failed:
             return True
+        if self._is_superseded(one):
+            return one.series in self._broken  # the old volume is better than none
         return one.source not in self._named and _study_of(one.path) in self._wanted
 
     def _remove_place(self, one: Placed) -> None:
@@ -297,10 +318,17 @@ class Filing:
         except FileNotFoundError:
             return
         except OSError as problem:
-            self.records.append(from_os(problem, "removing", path).record())
+            self.records.append(self._not_removed(problem, path, one.series))
             return
         if target is None:
-            self.records.append({"type": "file", "state": "removed", **path_keys(path), **source_keys(one.source)})
+            uids = self._uids(Item((one.source,), "", one.series, one.instance))
+            where = {**path_keys(path), **source_keys(one.source)}
+            self.records.append({"type": "file", "state": "removed", **where, **uids})
+
+    def _not_removed(self, problem: OSError, path: str, series: str | None) -> Record:
+        """The error record of a file that should go; its path is made of names, and no part of the reason."""
+        uids = self._uids(Item((path,), "", series, None))
+        return from_os(problem, "removing a file from where it was").record(**path_keys(path), **uids)
 
     def _without_empty(self, path: Path) -> Path:
         """The nearest folder above that is left, when empty ones are gone."""
@@ -314,13 +342,14 @@ class Filing:
         return self.tree.out
 
     def _remove_sources(self) -> None:
+        series = {source: item.series for item in self.study.items.values() for source in item.sources}
         for source, target in self._leaving.items():
             if source in self._failed or not os.path.lexists(source) or os.path.islink(self.tree.at(target)):
                 continue
             try:
                 os.unlink(source)
             except OSError as problem:
-                self.records.append(from_os(problem, "removing", source).record())
+                self.records.append(self._not_removed(problem, source, series.get(source)))
 
     def _where(self, target: str) -> str:
         """Where a target is now: in staging, as long as its study's folder is not published."""
@@ -329,14 +358,18 @@ class Filing:
         return self.tree.at(target)
 
     def _fail(self, item: Item, sources: tuple[str, ...], problem: DcmtoolsError | OSError) -> None:
-        """Notes an error for each source; a full disk ends the study."""
-        told = problem if isinstance(problem, DcmtoolsError) else from_os(problem, "placing", sources[0])
+        """Notes an error for each source; a full disk ends the study.
+
+        Paths are made of what people are called: they are keys of the record, and never part of its reason.
+        """
+        told = problem if isinstance(problem, DcmtoolsError) else from_os(problem, "placing it")
         if isinstance(told, DiskFull):
             raise told from problem
         self._failed.update(sources)
+        self._broken.add(item.series)
         for source in sources:
-            where = {**source_keys(source), "state": "failed", "physician": self._folders[0], **self._uids(item)}
-            self.records.append(told.record(**where))
+            where = {**path_keys(source), **source_keys(source), "state": "failed", "physician": self._folders[0]}
+            self.records.append(told.record(**where, **self._uids(item)))
 
     def _uids(self, item: Item) -> Record:
         uids = {
@@ -369,6 +402,10 @@ def _can_be_made(folder: Path) -> bool:
     return not os.path.lexists(folder) and (
         not os.path.lexists(parent) or (parent.is_dir() and not parent.is_symlink())
     )
+
+
+def _is_volume(item: Item) -> bool:
+    return item.instance is None and item.sources[0].lower().endswith((".nii", ".nii.gz"))
 
 
 def _study_of(target: str) -> str:

@@ -21,8 +21,10 @@ from dcmtools.model.record import Record
 # What people and de-identifiers write where they mean nobody.
 NOBODY = frozenset({"dn", "none", "anonymized", "anonymised", "anonymous", "unknown"})
 
-# Marks that are accents: those of Latin, Greek and Cyrillic. The marks of kana, Hebrew or Thai make other words.
-_ACCENTS = re.compile("[\u0300-\u036f]+")
+# Marks that are accents: those on Latin and Greek letters, or on no letter. Elsewhere they make other letters (й is
+# no и), and other words.
+_ACCENTED = "A-Za-z\u00aa-\u02af\u0370-\u03ff\u1e00-\u1fff\u2c60-\u2c7f\ua720-\ua7ff"
+_ACCENTS = re.compile(rf"(^|[^\w\u0300-\u036f]|[{_ACCENTED}])[\u0300-\u036f]+")
 # Letters by their Unicode category, though people type them for an apostrophe (O'Brien).
 _APOSTROPHES = re.compile("[`\u00b4\u02b9-\u02bf\u02c8\u2018-\u201b\u2032\uff07]")
 # Latin letters which no decomposition takes apart, so that they would be lost in ASCII.
@@ -222,7 +224,7 @@ def _names(group: str) -> list[str]:
 
 def _plain(text: str) -> str:
     text = unicodedata.normalize("NFKC", _APOSTROPHES.sub(" ", text)).casefold()
-    text = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
+    text = unicodedata.normalize("NFC", _ACCENTS.sub(r"\1", unicodedata.normalize("NFD", text)))
     return " ".join("".join(map(_letter, text)).split())
 
 

@@ -70,7 +70,7 @@ def place(source: Path, target: Path, how: How, rights: Rights, staging: Path) -
     """
     real = Path(os.path.realpath(source, strict=True))
     if not stat.S_ISREG(real.stat().st_mode):
-        raise BadData(f"{source}: is not a regular file", cause="not-a-file")
+        raise BadData("it is not a regular file", cause="not-a-file")
     if how == "symlink":
         target.symlink_to(source)
         return "linked"
@@ -145,7 +145,7 @@ def _copy(source: Path, temporary: Path, rights: Rights) -> Path:
         with source.open("rb") as data, open(temporary, "xb", opener=_private) as out:
             before = os.fstat(data.fileno())
             _pour(data, out)
-            _check_still(source, before, os.fstat(data.fileno()), out.tell())
+            _check_still(before, os.fstat(data.fileno()), out.tell())
             os.utime(out.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
             os.fchmod(out.fileno(), rights.file_mode)
             os.fsync(out.fileno())
@@ -156,10 +156,10 @@ def _copy(source: Path, temporary: Path, rights: Rights) -> Path:
     return temporary
 
 
-def _check_still(source: Path, before: os.stat_result, after: os.stat_result, copied: int) -> None:
+def _check_still(before: os.stat_result, after: os.stat_result, copied: int) -> None:
     same_time = before.st_mtime_ns == after.st_mtime_ns
     if not (same_time and before.st_size == after.st_size == copied):
-        raise IOFailure(f"{source}: changed while it was copied", "run the same command again", cause="changed")
+        raise IOFailure("it changed while it was copied", "run the same command again", cause="changed")
 
 
 def _pour(data: BinaryIO, out: BinaryIO) -> None:

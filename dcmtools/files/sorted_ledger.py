@@ -35,6 +35,7 @@ class Placed:
     placed_ns: int  # of the target: not every file system keeps each digit
     series: str | None = None
     instance: str | None = None
+    moved: bool = False  # its source is gone because we took it away
 
     def is_from(self, here: os.stat_result) -> bool:
         """Whether the source is as it was."""
@@ -49,7 +50,8 @@ class Placed:
         numbers = {"size": self.size, "mtime_ns": str(self.mtime_ns), "placed_ns": str(self.placed_ns)}
         uids = {"series": self.series, "instance": self.instance}
         line = {"type": "file", "study": study, "path": self.path, **source_keys(self.source), **numbers}
-        return {**line, **{key: uid for key, uid in uids.items() if uid}}
+        moved = {"moved": True} if self.moved else {}
+        return {**line, **{key: uid for key, uid in uids.items() if uid}, **moved}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,8 @@ def _placed_of(line: Record) -> Placed | None:
         numbers = (int(line["size"]), int(line["mtime_ns"]), int(line["placed_ns"]))
         if source is None or not _is_below(line["path"]):
             return None
-        return Placed(line["path"], os.fspath(source), *numbers, line.get("series"), line.get("instance"))
+        more = (line.get("series"), line.get("instance"), bool(line.get("moved")))
+        return Placed(line["path"], os.fspath(source), *numbers, *more)
     except (KeyError, TypeError, ValueError):
         return None
 

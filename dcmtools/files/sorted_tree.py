@@ -10,6 +10,7 @@ from dcmtools.files.physicians import Registry, Spellings
 from dcmtools.files.placing import How, Rights
 from dcmtools.files.sorted_ledger import Ledger
 from dcmtools.model.errors import UsageError
+from dcmtools.model.record import path_keys
 
 LOCK_NAME = ".dcmtools-lock"
 _STAGING_PREFIX = f"{TEMPORARY_PREFIX}sort-"
@@ -65,7 +66,7 @@ class Tree:
         if folder not in self._guarded:
             self._guarded[folder] = self._objection(folder)
         if reason := self._guarded[folder]:
-            raise UsageError(f"{source}: {reason}")
+            raise UsageError(f"it {reason}", **path_keys(source))
 
     def _objection(self, folder: str) -> str:
         real = Path(os.path.realpath(folder))

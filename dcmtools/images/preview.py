@@ -9,9 +9,8 @@ from typing import Any
 
 from dcmtools.disk.atomic import make_folders, write_atomic
 from dcmtools.disk.header import read_header
-from dcmtools.disk.tree import files_below
 from dcmtools.images.preview_choice import View, is_image, views
-from dcmtools.model.errors import BadData, DcmtoolsError, NoInput, UsageError, from_os
+from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, NoInput, UsageError, from_os
 from dcmtools.model.keys import keywords_of
 from dcmtools.model.names import safe_name, short_hash
 from dcmtools.model.record import Record, is_event, path_keys, path_of, pick, type_of
@@ -34,6 +33,8 @@ _KEPT = (
     "SOPInstanceUID",
     "NumberOfFrames",
 )
+# What other commands made of an instance that is now at the path of their record.
+_PLACED = frozenset({"linked", "copied", "moved", "updated", "present"})
 _NOTHING_THERE = frozenset({"failed", "refused", "removed", "skipped", "planned"})
 _NAMES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -67,22 +68,6 @@ def preview(
             return
         yield from desk.take(record, stop)
     yield from desk.draw_held(stop)
-
-
-def records_for(paths: Iterable[Path], *, stop: Stop) -> Iterator[Record]:
-    """The records of files and folders for `preview`: volumes of NIfTI files, instances of DICOM files.
-
-    What is neither is a file record in state skipped; what cannot be read is an error record.
-    """
-    for found in files_below(paths):
-        if stop():
-            return
-        if isinstance(found, dict):
-            yield found
-        elif _is_nifti(found):
-            yield {"type": "volume", **path_keys(found)}
-        else:
-            yield _instance_at(found)
 
 
 def _instance_at(path: Path) -> Record:
@@ -128,9 +113,8 @@ class _Desk:
             yield from self._hold(record, path)
         elif kind in {"volume", "file"} and path and _is_nifti(path) and record.get("state") not in _NOTHING_THERE:
             yield self._picture(_of_volume(record, path))
-        elif kind == "file" and path and "state" not in record:  # a name on stdin, and not what some command made of it
-            for found in records_for([path], stop=stop):
-                yield from self.take(found, stop)
+        elif path and _is_placed_instance(record, path):
+            yield from self._hold(path_keys(path), path)  # its keys are those of the place: its own are in the file
         else:
             yield from self._complete(record, stop)
             yield record
@@ -191,8 +175,12 @@ class _Desk:
         from dcmtools.images.preview_paper import source_of
 
         source = _digest(subject.path, self._size, subject.frame, *subject.instances)
-        if source_of(png) == source:
+        there = source_of(png)
+        if there == source:
             return "present"
+        if there is None and os.path.lexists(png):
+            reason = "a file that dcmtools has not drawn has the name of its picture, and stays"
+            raise CannotCreate(reason, "move it away, or choose another --out", cause="conflict", **path_keys(png))
         if self._dry_run:
             return "planned"
         _write(png, self._drawn(subject, source))
@@ -241,7 +229,7 @@ def _write(png: Path, data: bytes) -> None:
         make_folders(png.parent)
         write_atomic(png, data)
     except OSError as problem:
-        raise _Unwritable(from_os(problem, "writing", png)) from problem
+        raise _Unwritable(from_os(problem, "writing a picture into", png.parent)) from problem
 
 
 def _digest(path: Path, *more: Any) -> str:
@@ -249,13 +237,16 @@ def _digest(path: Path, *more: Any) -> str:
     try:
         state = os.stat(path)
     except OSError as problem:
-        raise from_os(problem, "reading", path) from problem
+        raise from_os(problem, "reading it") from problem
     text = "\n".join(map(str, (REVISION, state.st_size, state.st_mtime_ns, *more)))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _failure(problem: DcmtoolsError, record: Record) -> Record:
-    where = {key: value for key, value in record.items() if key in {"path", "path_b64"}}
+    """The error record; paths are made of what people are called, so that they are keys and not in the reason."""
+    where = pick(record, "path", "path_b64")
+    if "path" in problem.where:  # that of the picture
+        where = {**pick(problem.where, "path", "path_b64"), "source": where.get("path")}
     uids = pick(record, "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     return problem.record(**uids, **where, state="failed")
 
@@ -264,6 +255,12 @@ def _skipped(record: Record, reason: str, **more: Any) -> Record:
     """The record of what has no picture; its path is that of the source."""
     place = pick(record, "path", "path_b64")
     return {"type": "file", **pick(record, *_KEPT), **place, **more, "state": "skipped", "reason": reason}
+
+
+def _is_placed_instance(record: Record, path: Path) -> bool:
+    """Whether a file record stands for an instance; that of a picture names the one that it shows."""
+    is_file = type_of(record) == "file" and record.get("state") in _PLACED
+    return is_file and bool(record.get("SOPInstanceUID")) and path.suffix.lower() != ".png"
 
 
 def _is_nifti(path: Path) -> bool:

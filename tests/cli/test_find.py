@@ -199,3 +199,18 @@ def test_node_that_is_away_is_waited_for_once(find: Find, free_port: Callable[[]
 
     assert code == 69
     assert [one["cause"] for one in found] == ["unreachable"] * 3
+
+
+def test_nodes_or_uids_that_are_empty_do_not_ask_for_everything(dcmtools: RunDcmtools, archive: Path) -> None:
+    for words in (["--node", ","], ["--node", ""], ["--study-uid", ","], ["--patient-id", ""]):
+        done = dcmtools("find", "--archive", archive, *words)
+
+        assert (done.returncode, "has no value" in done.stderr) == (2, True)
+
+
+def test_limit_of_records_on_stdin_is_kept(dcmtools: RunDcmtools, archive: Path) -> None:
+    studies = dcmtools("find", "--archive", archive)
+
+    done = dcmtools("find", "-", "--limit", "2", "--archive", archive, stdin=studies.stdout)
+
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)

@@ -493,20 +493,18 @@ def test_table_shows_rows_before_the_end(start: Start) -> None:
 
 
 def test_terminal_shows_progress_and_takes_it_away(start: Start) -> None:
-    shown = on_terminal(
-        start, "frame.progress.expect(3)\nfor n in range(3): yield instance(n)", settings="listing=False"
-    )
+    shown = on_terminal(start, "for n in range(3): yield instance(n)", settings="listing=False")
 
     assert "stage" in shown
-    assert "0/3" in shown
+    assert "[00:0" in shown  # the seconds that the bar shows
     assert shown.rstrip().splitlines()[-1].startswith("dcmtools stage: 3 instances")
 
 
 def test_progress_without_a_terminal_is_shown_on_demand_only(run: Run) -> None:
-    work = "frame.progress.expect(3)\nfor n in range(3): yield instance(n)"
+    work = "for n in range(3): yield instance(n)"
 
     assert run(work).stderr == ""
-    assert "0/3" in run(work, "--progress", "always").stderr
+    assert "[00:0" in run(work, "--progress", "always").stderr
     assert run(work, "--progress", "always", "-q").stderr == ""
 
 
@@ -542,3 +540,12 @@ def test_archive_and_index_are_where_options_environment_and_defaults_say(
     assert places("--archive", "a") == ["/a", "/a/index.jsonl"]
     assert places(DCMTOOLS_ARCHIVE="b") == ["/b", "/b/index.jsonl"]
     assert places("--index", "x.jsonl", "--archive=a", DCMTOOLS_ARCHIVE="b") == ["/a", "/x.jsonl"]
+
+
+@pytest.mark.parametrize(("effects", "resumes"), [(True, True), (False, False)])
+def test_only_what_changes_something_is_said_to_resume(run: Run, *, effects: bool, resumes: bool) -> None:
+    done = run(ENDLESS, "--deadline", "0.2s", settings=f"effects={effects}")
+
+    assert done.returncode == 75
+    assert "run it again" in done.stderr
+    assert ("resumes" in done.stderr) is resumes

@@ -75,3 +75,23 @@ def test_records_of_an_index_elsewhere_are_imported(dcmtools: RunDcmtools, scans
 
     assert done.returncode == 0
     assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 3
+
+
+def test_archive_that_cannot_be_made_is_named_as_such(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    done = dcmtools("import", scans, "--archive", "file/x")
+
+    assert done.returncode == 73
+    assert f"making the archive {tmp_path / 'file' / 'x'}: " in done.stderr
+
+
+def test_imported_and_sorted_instances_have_their_pictures(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+    imported = dcmtools("import", scans, "--archive", "archive")
+    placed = dcmtools("sort-by-physician", "-", "--out", "share", stdin=imported.stdout)
+
+    done = dcmtools("preview", "-", "--out", "pictures", stdin=placed.stdout)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [one["state"] for one in records(done.stdout, "file")].count("drawn") == 3
+    assert len(list((tmp_path / "pictures").iterdir())) == 3

@@ -146,7 +146,7 @@ def test_records_of_several_levels_and_strangers_go_through_one_run(dcmtools: Ru
     [
         (["--from", "A@b:1"], "nothing was chosen; use a selector, records on stdin (-), or --all"),
         (["--all"], "from which node?; give --from NODE"),
-        (["-", "--all"], "selectors choose at the node"),
+        (["-", "--all"], "selectors do not choose from what is given"),
         (["study", "--from", "A@b:1"], "move takes no 'study'"),
         (["-", "--grace", "soon"], "'soon' is not a duration"),
         (["-", "--index", "x"], "the archive keeps its own index"),
@@ -355,3 +355,9 @@ def test_neither_a_move_nor_an_echo_loads_what_is_slow(
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_limit_beside_records_is_refused(dcmtools: RunDcmtools) -> None:
+    done = dcmtools("move", "-", "--limit", "1")
+
+    assert (done.returncode, "--limit" in done.stderr) == (2, True)

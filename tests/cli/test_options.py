@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
-from dcmtools.cli.options import Selectors, duration, given, mode_of, one_of, query_of
+from dcmtools.cli.options import Selectors, check_input, duration, given, mode_of, one_of, query_of
 from dcmtools.model.errors import UsageError
 from dcmtools.model.record import Level
 
@@ -68,7 +68,6 @@ def test_order_limit_and_filters_shape_the_query() -> None:
         (Selectors(), False),
         (Selectors(level="series", sort="StudyDate", limit=3), False),
         (Selectors(all=True), True),
-        (Selectors(patient_id=""), False),
         (Selectors(where=["Modality=MR"]), True),
     ],
 )
@@ -102,3 +101,36 @@ def test_of_flags_that_exclude_each_other_one_may_be_set() -> None:
     assert one_of({"copy": False, "link": True}) == "link"
     with pytest.raises(UsageError, match="--copy does not go together with --link"):
         one_of({"copy": True, "link": True})
+
+
+@pytest.mark.parametrize(
+    "selectors",
+    [
+        Selectors(study_uid=""),
+        Selectors(study_uid=" , "),
+        Selectors(modality=",", patient_id="P1"),
+        Selectors(patient_id=""),
+        Selectors(date=" "),
+        Selectors(physician="", all=True),
+    ],
+)
+def test_selector_without_a_value_is_refused_and_does_not_mean_all(selectors: Selectors) -> None:
+    for use in (lambda: query_of(selectors, TODAY), lambda: given(selectors), lambda: check_input(["-"], selectors)):
+        with pytest.raises(UsageError, match="has no value"):
+            use()
+
+
+@pytest.mark.parametrize("selectors", [Selectors(limit=2), Selectors(sort="StudyDate"), Selectors(level="series")])
+@pytest.mark.parametrize("inputs", [["-"], ["folder"]])
+def test_what_shapes_a_choice_is_refused_beside_input(inputs: list[str], selectors: Selectors) -> None:
+    with pytest.raises(UsageError, match="does not go together with - or paths"):
+        check_input(inputs, selectors)
+
+
+def test_input_is_checked_once_for_all_commands() -> None:
+    check_input(["a", "b"], Selectors(), need=True)
+    check_input([], Selectors(limit=2, all=True), need=True)
+    check_input([], Selectors())
+    for inputs, selectors in ((["-", "a"], Selectors()), (["-"], Selectors(all=True)), ([], Selectors(limit=2))):
+        with pytest.raises(UsageError):
+            check_input(inputs, selectors, need=True)

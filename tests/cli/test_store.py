@@ -86,7 +86,7 @@ def test_records_of_every_level_are_sent_from_the_index(
         (["--to", "NOBODY@127.0.0.1:1", "in"], 69, "cannot reach NOBODY@127.0.0.1:1"),
         (["--to", "UNKNOWN", "in"], 78, "UNKNOWN"),
         (["--to", "X@127.0.0.1:1"], 2, "nothing was chosen"),
-        (["--to", "X@127.0.0.1:1", "in", "--modality", "MR"], 2, "selectors choose from the index"),
+        (["--to", "X@127.0.0.1:1", "in", "--modality", "MR"], 2, "selectors do not choose from what is given"),
         (["in"], 2, "--to"),
     ],
 )
@@ -189,3 +189,13 @@ def test_the_index_is_not_needed_for_paths(dcmtools: RunDcmtools, storescp: Star
 
     assert not (tmp_path / "nowhere").exists()
     assert not Index(tmp_path / "nowhere" / "index.jsonl").lookup([uid(1, 1, 1, 1)])
+
+
+@pytest.mark.parametrize("words", [["--limit", "1"], ["--sort", "StudyDate"], ["--level", "series"]])
+def test_what_would_be_ignored_beside_paths_sends_nothing(
+    dcmtools: RunDcmtools, tmp_path: Path, words: list[str]
+) -> None:
+    write_series(tmp_path / "in", 2)
+
+    for given in ("in", "-"):
+        assert dcmtools("store", given, "--to", "A@127.0.0.1:9", *words).returncode == 2

@@ -95,3 +95,23 @@ def test_volume_is_named_by_its_series_and_not_by_a_path_made_from_names() -> No
     record = {"type": "volume", "path": "/nifti/DOE_John/x.nii.gz", "SeriesInstanceUID": "1.2.3", "reason": "look"}
 
     assert sentence(record) == "series 1.2.3: look"
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".json", ".png", ".bval", ".bvec"])
+def test_error_of_a_file_named_by_people_names_the_series_and_no_path(ending: str) -> None:
+    path = f"/nifti/DOE_John/x{ending}"
+    record = {"type": "error", "path": path, "source": path, "SeriesInstanceUID": "1.2.3", "reason": "look"}
+    text, log = Talk("x"), Talk("x", as_json=True)
+    lines = [said(text), said(log)]
+
+    text.error(record)
+    log.error(record)
+
+    assert lines[0] == ["dcmtools x: series 1.2.3: look"]
+    assert "DOE" not in lines[1][0]
+
+
+def test_error_of_an_instance_still_names_its_path() -> None:
+    record = {"type": "error", "path": "/archive/1.2/1.3/1.4.dcm", "SeriesInstanceUID": "1.3", "reason": "look"}
+
+    assert sentence(record) == "/archive/1.2/1.3/1.4.dcm: look"

@@ -6,14 +6,18 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dcmtools.disk import archive as archive_module
-from dcmtools.disk import journal
+from dcmtools.disk import atomic, journal
 from dcmtools.disk.archive import INCOMING, Archive, Committed, Incoming
 from dcmtools.disk.header import check_received, encode_meta, read_header, read_meta
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, DiskFull
@@ -40,6 +44,13 @@ def names(archive: Archive) -> set[str]:
     """What lies in the archive, but for the index."""
     ours = {"index.jsonl", "index.lock", f"{INCOMING}/.lock"}
     return {str(path.relative_to(archive.root)) for path in archive.root.rglob("*") if path.is_file()} - ours
+
+
+def run_all(tasks: list[Callable[[], Any]]) -> None:
+    """Runs functions at the same time; what one raises is raised."""
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        for future in [pool.submit(task) for task in tasks]:
+            future.result(20)
 
 
 PLACE = f"{uid(1, 1)}/{uid(1, 1, 1)}/{uid(1, 1, 1, 1)}.dcm"
@@ -112,13 +123,196 @@ def test_file_without_its_line_gets_it_when_it_arrives_again(archive: Archive) -
     assert [record["path"] for record in archive.index.instances()] == [str(archive.root / PLACE)]
 
 
-def test_damaged_file_under_the_name_does_not_swallow_a_good_one(archive: Archive) -> None:
+@pytest.mark.parametrize(("length", "cause"), [(0, "not-dicom"), (500, "truncated")])
+def test_damaged_file_makes_way_for_a_good_one(archive: Archive, length: int, cause: str) -> None:
     with archive.incoming() as incoming:
         committed = archive.commit(*received(incoming))
-        committed.path.write_bytes(b"")
+        whole = committed.path.read_bytes()
+        committed.path.write_bytes(whole[:length])
+
+        again = archive.commit(*received(incoming))
+        present = archive.commit(*received(incoming))
+
+    assert (again.state, present.state) == ("received", "present")
+    assert committed.path.read_bytes() == whole
+    (event,) = archive.index.events()
+    assert (event["event"], event["cause"], event["SOPInstanceUID"]) == ("quarantined", cause, uid(1, 1, 1, 1))
+    assert Path(event["path"]).read_bytes() == whole[:length]
+    assert [record["size"] for record in archive.index.instances()] == [len(whole)]
+
+
+def test_whole_file_never_makes_way(archive: Archive) -> None:
+    with archive.incoming() as incoming:
+        committed = archive.commit(*received(incoming))
+        write_instance(committed.path, SeriesDescription="changed by hand, so that its size is another")
+        whole = committed.path.read_bytes()
 
         assert archive.commit(*received(incoming)).state == "conflict"
-    assert committed.path.read_bytes() == b""
+    assert committed.path.read_bytes() == whole
+
+
+def test_damaged_file_of_the_size_that_it_had_is_not_looked_into(archive: Archive) -> None:
+    with archive.incoming() as incoming:
+        committed = archive.commit(*received(incoming))
+        committed.path.write_bytes(bytes(committed.path.stat().st_size))
+
+        assert archive.commit(*received(incoming)).state == "conflict"
+
+
+def test_file_that_is_gone_does_not_hide_the_one_in_another_study(archive: Archive) -> None:
+    with archive.incoming() as incoming:
+        archive.commit(*received(incoming)).path.unlink()
+        committed = archive.commit(*received(incoming, StudyInstanceUID=uid(9, 9)))
+        before = archive.index.file.read_bytes()
+        again = archive.commit(*received(incoming, StudyInstanceUID=uid(9, 9)))
+
+    assert (committed.state, again.state) == ("received", "present")
+    assert archive.index.file.read_bytes() == before
+    assert [record["path"] for record in archive.index.by_study(uid(9, 9))] == [str(committed.path)]
+    assert list(archive.index.by_study(uid(1, 1))) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2], ids=["threads", "processes"])
+def test_same_uid_in_two_studies_at_once_is_a_conflict(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    both = threading.Barrier(2)
+    real = atomic.link_into
+
+    def together(*args: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+        real(*args)
+
+    outcomes: list[Committed] = []
+    archives = [archive, archive if processes == 1 else Archive(archive.root)]
+    with archive.incoming() as incoming:
+        items = [received(incoming, StudyInstanceUID=uid(7, number)) for number in (1, 2)]
+        monkeypatch.setattr(archive_module, "link_into", together)
+        run_all(
+            [
+                partial(lambda to, item: outcomes.append(to.commit(*item)), *pair)
+                for pair in zip(archives, items, strict=True)
+            ]
+        )
+
+    assert sorted(outcome.state for outcome in outcomes) == ["conflict", "received"]
+    (stored,) = (outcome for outcome in outcomes if outcome.state == "received")
+    (kept,) = (outcome for outcome in outcomes if outcome.state == "conflict")
+    assert [record["path"] for record in archive.index.instances()] == [str(stored.path)]
+    assert kept.record["duplicate_of"] == str(stored.path)
+    assert names(archive) == {str(path.relative_to(archive.root)) for path in (stored.path, kept.path)}
+
+
+def test_same_uid_in_two_studies_never_shares_one_write_of_the_index(archive: Archive) -> None:
+    outcomes: list[Committed] = []
+    writer = archive.index._journal
+
+    def let_both_come() -> None:
+        for _ in range(30):
+            if len(writer._collected.lines) == 2:
+                break
+            time.sleep(0.01)
+        writer._writing.release()
+
+    with archive.incoming() as incoming:
+        items = [received(incoming, StudyInstanceUID=uid(7, number)) for number in (1, 2)]
+        writer._writing.acquire()
+        run_all(
+            [let_both_come, *(partial(lambda item: outcomes.append(archive.commit(*item)), item) for item in items)]
+        )
+
+    assert sorted(outcome.state for outcome in outcomes) == ["conflict", "received"]
+
+
+def test_instances_of_other_threads_share_the_syncs_of_the_index(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    linked = threading.Semaphore(0)
+    real = atomic.fsync_folder
+
+    def counted(folder: Path) -> None:
+        real(folder)
+        linked.release()
+
+    def slow(descriptor: int) -> None:
+        if not syncs:
+            for _ in range(6):
+                linked.acquire(timeout=5)
+        syncs.append(descriptor)
+
+    with archive.incoming() as incoming:
+        items = [received(incoming, 1, 1, 1, number) for number in range(1, 7)]
+        monkeypatch.setattr(archive_module, "fsync_folder", counted)
+        monkeypatch.setattr(journal, "_sync", slow)
+        run_all([partial(archive.commit, *item) for item in items])
+
+    assert len(syncs) < 6
+    assert len(list(archive.index.instances())) == 6
+
+
+def test_line_that_is_not_durable_yet_is_no_reason_to_call_an_instance_present(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, answered = threading.Event(), threading.Event()
+    real = journal._sync
+
+    def fails_once(descriptor: int) -> None:
+        if written.is_set():
+            real(descriptor)
+            return
+        written.set()
+        answered.wait(0.5)
+        raise OSError(5, "Input/output error")
+
+    def first() -> None:
+        with pytest.raises(DcmtoolsError, match="index"):
+            archive.commit(*one)
+
+    def second() -> None:
+        written.wait(5)
+        assert Archive(archive.root).commit(*two).state == "present"
+        answered.set()
+
+    with archive.incoming() as incoming:
+        one, two = received(incoming), received(incoming)
+        monkeypatch.setattr(journal, "_sync", fails_once)
+        run_all([first, second])
+
+    assert len(list(archive.index.instances())) == 1
+
+
+def test_folder_that_another_thread_is_making_is_not_used_before_it_is_durable(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with archive.incoming():
+        pass
+    making, used = threading.Event(), threading.Event()
+    real = os.fsync
+    order: list[str] = []
+
+    def slow(descriptor: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")) == archive.root and not making.is_set():
+            making.set()
+            used.wait(0.3)
+            order.append("durable")
+        real(descriptor)
+
+    def enter() -> None:
+        making.wait(5)
+        with archive._folder("study"):
+            order.append("used")
+            used.set()
+
+    def make() -> None:
+        with archive._folder("study"):
+            pass
+
+    monkeypatch.setattr(os, "fsync", slow)
+    run_all([make, enter])
+
+    assert order == ["durable", "used"]
 
 
 def test_disk_is_asked_in_the_order_that_makes_it_durable(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +420,7 @@ def test_what_is_no_usable_instance_is_kept_with_its_cause(archive: Archive) -> 
     assert kept[0] == kept[1]
     assert kept[0].parent == archive.root / "quarantine"
     assert kept[0].read_bytes() == b"damaged"
-    event = next(archive.index.events())
+    (event,) = archive.index.events()
     assert (event["event"], event["cause"], event["path"]) == ("quarantined", "truncated", str(kept[0]))
     assert list(archive.index.instances()) == []
 

@@ -94,6 +94,33 @@ def test_of_many_that_want_one_name_one_gets_it(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "x").read_text() == str(won[0])
 
 
+def test_folder_that_another_thread_is_making_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    making, found = threading.Event(), threading.Event()
+    order: list[str] = []
+    real = atomic.fsync_folder
+
+    def slow(folder: Path) -> None:
+        making.set()
+        found.wait(0.3)
+        order.append("durable")
+        real(folder)
+
+    def second() -> None:
+        making.wait(5)
+        make_folders(tmp_path / "new")
+        order.append("found")
+        found.set()
+
+    monkeypatch.setattr(atomic, "fsync_folder", slow)
+    threads = [threading.Thread(target=make_folders, args=(tmp_path / "new",)), threading.Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert order == ["durable", "found"]
+
+
 def test_folder_that_is_open_cannot_be_exchanged_for_a_link(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "outside").mkdir()

@@ -23,6 +23,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
+from dcmtools.disk.dataset import encoding_of
 from dcmtools.disk.header import check_received, encode_meta, read_header, read_meta
 from dcmtools.model.errors import BadData
 from dcmtools.model.keys import KEYS
@@ -335,6 +336,16 @@ def test_received_file_is_checked_to_its_end(tmp_path: Path, syntax: str) -> Non
     assert cause_of_received(path, (data_set + b"\1")[1:], syntax) in {"bad-length", "truncated", "unreadable"}
     for length in (0, 10, len(data_set) // 2, len(data_set) - 3):
         assert cause_of_received(path, data_set[:length], syntax) in {"truncated", "bad-uid"}
+
+
+@pytest.mark.parametrize("syntax", [syntax for syntax in SYNTAXES if not encoding_of(syntax).deflated])
+@pytest.mark.parametrize("element", [(0x00020010, "UI", b"1.2.840.10008.1.2.1.99"), (0x00020102, "OB", b"\0\1")])
+def test_received_data_set_must_not_go_on_with_meta_information(
+    tmp_path: Path, syntax: str, element: tuple[int, str, bytes]
+) -> None:
+    data_set = data_set_of(write_instance(tmp_path / "a.dcm", syntax=syntax))
+
+    assert cause_of_received(tmp_path / "received", encode_element(*element) + data_set, syntax) == "bad-length"
 
 
 def cause_of_received(path: Path, data_set: bytes, syntax: str, *, sop_class: str = MRImageStorage) -> str:

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import example, given
@@ -312,3 +313,19 @@ class TestMerges:
             read_merges(tmp_path / "latin")
         with pytest.raises(NoInput):
             read_merges(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Андрей", "Андреи"), ("Алёна", "Алена"), ("Їжак", "Іжак")],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_marks_of_cyrillic_make_other_letters(one: str, other: str, form: Literal["NFC", "NFD"]) -> None:
+    assert key_of(unicodedata.normalize(form, one)) != key_of(other)
+    assert key_of(unicodedata.normalize(form, one)) == key_of(one)
+
+
+def test_accents_of_latin_and_greek_are_none() -> None:
+    assert key_of("Müller^Zoë") == key_of("Muller^Zoe")
+    assert key_of("Nguyễn") == key_of("Nguyen")
+    assert key_of("Παπαδόπουλος") == key_of("Παπαδοπουλος")

@@ -907,3 +907,93 @@ def file_size_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class TestSuperseded:
+    """A volume that a conversion has replaced does not stand beside the new one."""
+
+    def replaced(self, source: Path, **keys: Any) -> Record:
+        """The record of the volume as a later conversion writes it; the older one is gone with its sidecar."""
+        for path in source.glob("t1.*"):
+            path.unlink()
+        return volume(source / "again", "new.nii.gz", **keys)
+
+    def test_volume_that_became_suspect_stands_as_suspect_only(self, source: Path, out: Path) -> None:
+        run([volume(source)], out)
+
+        records = run([self.replaced(source, state="suspect")], out)
+
+        assert sorted(states(records)) == ["linked", "linked", "removed", "removed"]
+        gone = [one for one in records if one["state"] == "removed"]
+        assert {(one["type"], one["SeriesInstanceUID"]) for one in gone} == {("file", SERIES)}
+        assert [name.split("/")[2] for name in files(out)] == ["_suspect", "_suspect"]
+        assert not list((out / "Smith_John" / "20240102_A1").glob("0003*"))
+
+    def test_changed_description_leaves_no_older_folder(self, source: Path, out: Path) -> None:
+        run([volume(source)], out)
+
+        run([self.replaced(source, SeriesDescription="T2")], out)
+
+        assert {name.split("/")[2] for name in files(out)} == {f"0003_T2_{short_hash(SERIES)}"}
+
+    def test_it_goes_when_the_study_goes_to_another_physician(self, source: Path, out: Path) -> None:
+        run([volume(source)], out)
+
+        run([self.replaced(source, ReferringPhysicianName="Doe^Jane")], out)
+
+        assert [name.partition("/")[0] + "/" + Path(name).name for name in files(out)] == [
+            "Doe_Jane/new.json",
+            "Doe_Jane/new.nii.gz",
+        ]
+
+    def test_volume_whose_source_is_there_stays(self, source: Path, out: Path) -> None:
+        run([volume(source)], out)
+
+        run([volume(source / "b", "second.nii.gz")], out)
+
+        assert len(files(out)) == 4
+
+    def test_other_series_and_instances_stay(self, source: Path, out: Path) -> None:
+        run([volume(source), volume(source / "b", "o.nii", SeriesInstanceUID="1.9"), instance(source, 1)], out)
+        (source / "b" / "o.nii").unlink()
+        (source / "1.2.3.4.1.dcm").unlink()
+
+        run([self.replaced(source)], out)
+
+        assert {Path(name).name for name in files(out)} == {
+            "new.json", "new.nii.gz", "o.json", "o.nii", "1.2.3.4.1.dcm",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("first", ["move", "link"])
+    def test_volume_that_was_moved_here_stays(self, source: Path, out: Path, first: str) -> None:
+        run([volume(source)], out, how=first)
+        run([volume(source)], out, how="move")
+
+        run([volume(source / "b", "echo2.nii.gz")], out, how="move")
+
+        assert [Path(name).name for name in files(out)] == ["echo2.json", "echo2.nii.gz", "t1.json", "t1.nii.gz"]
+
+    def test_older_volume_stays_when_the_new_one_cannot_be_placed(self, source: Path, out: Path) -> None:
+        run([volume(source)], out)
+        new = self.replaced(source)
+        Path(new["path"]).unlink()
+        Path(new["path"]).mkdir()
+
+        records = run([new], out)
+
+        assert "failed" in states(records)
+        assert "t1.nii.gz" in {Path(name).name for name in files(out)}
+
+
+def test_reason_never_has_the_path_of_a_volume(source: Path, out: Path) -> None:
+    gone = volume(source / "DOE_John", "gone.nii.gz")
+    Path(gone["path"]).unlink()
+    odd = volume(source / "DOE_John" / "b", "odd.nii.gz", SeriesInstanceUID="1.9")
+    Path(odd["path"]).unlink()
+    Path(odd["path"]).mkdir()
+    inside = volume(out / "DOE_John", "inside.nii.gz", SeriesInstanceUID="1.8")
+
+    errors = of_type(run([gone, odd, inside], out), "error")
+
+    assert {gone["path"], odd["path"], inside["path"]} <= {one["path"] for one in errors}
+    assert not any("DOE" in one["reason"] for one in errors)

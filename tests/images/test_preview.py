@@ -29,9 +29,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
 from dcmtools.disk.header import read_header
+from dcmtools.disk.tree import files_below
 from dcmtools.images import preview_child
 from dcmtools.images.phantom import KINDS, make
-from dcmtools.images.preview import preview, records_for
+from dcmtools.images.preview import preview
 from dcmtools.images.preview_choice import middle
 from dcmtools.model.errors import BadData, CannotCreate, UsageError
 from dcmtools.model.names import is_uid
@@ -239,11 +240,11 @@ def test_it_is_drawn_again_when_anything_changes(study: list[Record], tmp_path: 
     out = tmp_path / "out"
     (record,) = drawn(records, out)
 
-    for change in (
+    changes: list[Callable[[], None]] = [
         lambda: os.utime(record["source"], ns=(1, 1)),
-        lambda: Path(record["path"]).write_bytes(b"damaged"),
         lambda: Path(record["path"]).unlink(),
-    ):
+    ]
+    for change in changes:
         assert drawn(records, out)[0]["state"] == "present"
         change()
         assert drawn(records, out)[0]["state"] == "drawn"
@@ -568,17 +569,43 @@ def test_folder_that_cannot_be_made_ends_with_73(study: list[Record], tmp_path: 
         drawn(of(study, "us"), tmp_path / "file" / "out")
 
 
-def test_names_on_stdin_are_looked_at(study: list[Record], tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing here")
-    names = [of(study, "us")[0]["path"], tmp_path / "notes.txt", tmp_path / "gone"]
+def test_picture_that_we_did_not_draw_stays(study: list[Record], tmp_path: Path) -> None:
+    (first,) = drawn(of(study, "us"), tmp_path)
+    Path(first["path"]).unlink()
+    Image.new("L", (5, 5)).save(first["path"])  # somebody's own
+    before = Path(first["path"]).read_bytes()
 
-    records = drawn(({"type": "file", "path": str(name)} for name in names), tmp_path / "out")
+    (record,) = drawn(of(study, "us"), tmp_path)
 
-    assert [(one["type"], one.get("state") or one["cause"]) for one in records] == [
-        ("file", "skipped"),
-        ("error", "missing"),
-        ("file", "drawn"),
-    ]
+    assert (record["type"], record["state"]) == ("error", "failed")
+    assert (record["cause"], record["exit_code"]) == ("conflict", 73)
+    assert (record["path"], record["source"]) == (first["path"], first["source"])
+    assert Path(first["path"]).read_bytes() == before
+
+
+@pytest.mark.parametrize("state", ["linked", "copied", "moved", "updated", "present"])
+def test_placed_instance_is_drawn_as_the_instance_that_it_is(study: list[Record], tmp_path: Path, state: str) -> None:
+    (us,) = of(study, "us")
+    placed = {"type": "file", "state": state, "path": us["path"], "SOPInstanceUID": us["SOPInstanceUID"]}
+
+    (record,) = drawn([placed], tmp_path)
+
+    assert (record["state"], record["SeriesInstanceUID"]) == ("drawn", us["SeriesInstanceUID"])
+
+
+def test_picture_is_not_drawn_of_a_picture(study: list[Record], tmp_path: Path) -> None:
+    pictures = drawn(of(study, "us"), tmp_path)
+
+    assert drawn([{**pictures[0], "state": "present"}], tmp_path) == [{**pictures[0], "state": "present"}]
+
+
+def test_reason_of_a_volume_that_is_gone_does_not_name_its_path(tmp_path: Path) -> None:
+    gone = {"type": "volume", "path": str(tmp_path / "DOE_John.nii.gz"), "SeriesInstanceUID": "1.2"}
+
+    (record,) = drawn([gone], tmp_path / "out")
+
+    assert (record["path"], record["exit_code"]) == (gone["path"], 66)
+    assert "DOE" not in record["reason"]
 
 
 def test_importing_it_loads_no_heavy_library() -> None:
@@ -590,6 +617,19 @@ def test_importing_it_loads_no_heavy_library() -> None:
 
 
 # NIfTI
+
+
+def records_for(*folders: Path) -> Iterator[Record]:
+    """The records of the files below: volumes of NIfTI files, instances of DICOM files, or why not."""
+    for found in files_below(folders):
+        assert isinstance(found, Path)
+        if found.name.endswith((".nii", ".nii.gz")):
+            yield {"type": "volume", "path": str(found)}
+            continue
+        try:
+            yield read_header(found)
+        except BadData as problem:
+            yield problem.record()
 
 
 def volume(path: Path, codes: str = "RAS", data: Any = None, steps: tuple[float, ...] = (2, 2, 2)) -> Path:
@@ -685,7 +725,7 @@ def test_broken_volume_becomes_an_error_and_the_others_are_drawn(tmp_path: Path)
     (tmp_path / "text.nii").write_text("not a volume")
     (tmp_path / "empty.nii").touch()
 
-    records = drawn(records_for([tmp_path], stop=never), tmp_path / "out")
+    records = drawn(records_for(tmp_path), tmp_path / "out")
 
     told = {Path(one.get("source") or one["path"]).name: (one["state"], one.get("cause")) for one in records}
     assert told == {
@@ -701,7 +741,7 @@ def test_two_volumes_of_one_name_have_two_pictures(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         volume(tmp_path / folder / "anat.nii.gz")
 
-    records = drawn(records_for([tmp_path / "sub-1", tmp_path / "sub-2"], stop=never), tmp_path / "out")
+    records = drawn(records_for(tmp_path / "sub-1", tmp_path / "sub-2"), tmp_path / "out")
 
     assert len({record["path"] for record in records}) == 2
     assert all(Path(record["path"]).name.startswith("anat_") for record in records)
@@ -722,14 +762,14 @@ def test_volume_is_drawn_again_only_after_a_change(tmp_path: Path) -> None:
 
 
 def test_vendors_series_are_all_drawn(data: Path, tmp_path: Path) -> None:
-    records = drawn(records_for([data / "vendors"], stop=never), tmp_path)
+    records = drawn(records_for(data / "vendors"), tmp_path)
 
     assert Counter(record["state"] for record in records) == {"drawn": 48}
     assert all(is_uid(Path(record["path"]).stem) for record in records)
 
 
 def test_odd_files_are_drawn_or_say_why_not(data: Path, tmp_path: Path) -> None:
-    records = drawn(records_for([data / "odd"], stop=never), tmp_path)
+    records = drawn(records_for(data / "odd"), tmp_path)
 
     told = Counter(str(record.get("cause") or record["state"]) for record in records)
     assert told == {"drawn": 25, "bad-uid": 5, "not-dicom": 4, "truncated": 1, "undecodable": 2, "unknown-syntax": 2}

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import pydicom
 import pytest
 
 from dcmtools.disk.archive import Archive
+from dcmtools.disk.header import read_header
 from dcmtools.disk.index import Index
 from dcmtools.model.errors import DcmtoolsError, DiskFull, Locked
 from dcmtools.model.node import Local, Node
@@ -700,7 +702,9 @@ def test_a_truncated_object_is_told_and_fetched_again(station: Station) -> None:
     assert pacs.moves[1]["SOPInstanceUID"] == UIDS[2]
 
 
-def test_a_file_that_was_cut_short_on_our_disk_comes_as_a_conflict(station: Station, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_short_on_our_disk_is_fetched_again_and_takes_its_place(
+    station: Station, tmp_path: Path
+) -> None:
     write_series(tmp_path / "files", 3)
     with our_pacs(archive_of(tmp_path / "pacs", tmp_path / "files"), {"DEST": station.local.port}) as pacs:
         station.move(node(pacs.port), STUDY)
@@ -709,7 +713,8 @@ def test_a_file_that_was_cut_short_on_our_disk_comes_as_a_conflict(station: Stat
 
         records = station.move(node(pacs.port), STUDY)
 
-    assert states(records) == {"present": 2, "conflict": 1, "incomplete": 1}
+    assert states(records) == {"present": 2, "received": 1, "series-complete": 1, "study-complete": 1}
+    assert read_header(path)["size"] > 200
 
 
 @pytest.mark.parametrize("follows", [False, True])
@@ -722,7 +727,10 @@ def test_other_content_under_the_same_uid_leaves_the_series_incomplete_and_is_no
             our_pacs(archive_of(tmp_path / "pacs", tmp_path / "files"), {"DEST": station.local.port})
         )
         station.move(node(pacs.port), STUDY)
-        os.truncate(station.archive.root / uid(1, 1) / uid(1, 1, 1) / f"{UIDS[1]}.dcm", 500)
+        changed = station.archive.root / uid(1, 1) / uid(1, 1, 1) / f"{UIDS[1]}.dcm"
+        instance = pydicom.dcmread(changed)
+        instance.PatientComments = "somebody has been here"
+        instance.save_as(changed)
         pacs.commands.clear()
         if follows:
             stack.enter_context(Listener(Archive(station.archive.root), station.local, lambda _: None))
