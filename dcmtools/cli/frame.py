@@ -295,8 +295,10 @@ class Frame:
         code = self.tally.exit_code()
         if self.stop.signal and not self._drained(drains=drains):
             return signals.exit_code(self.stop.signal)
-        if code == IOFailure.exit_code:
+        if code in {IOFailure.exit_code, DcmtoolsError.exit_code}:
             return code
+        if self._drained(drains=drains):  # what was refused was said, and is the peers' to send again
+            return 0
         if self.stop.late:
             return TryLater.exit_code
         if self.stop.reader_gone:

@@ -175,6 +175,8 @@ def query_of(selectors: Selectors, today: date, level: Level | None = None) -> Q
     keys = {keyword: value for name, keyword in _KEYS.items() if (value := getattr(selectors, name)) is not None}
     keys |= {keyword: _list(value) for name, keyword in _LISTS.items() if (value := getattr(selectors, name))}
     keys |= dict(parse_key(text) for text in selectors.key or ())
+    if "Modality" in keys:  # a code string has no lower case (PS3.5 6.2), and nodes compare it as it is
+        keys["Modality"] = keys["Modality"].upper()
     chosen = chosen or _default_level(keys, level)
     if dates := _dates(selectors, today):
         keys["StudyDate"] = dates

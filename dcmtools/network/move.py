@@ -93,10 +93,17 @@ class _Mover:
             self.run.begin(target.node, target.study)
             yield from StudyMove(self.run, target).records()
         except DcmtoolsError as problem:
-            if isinstance(problem, Refused) or (isinstance(problem, Unavailable) and problem.cause != "not-offered"):
+            if _is_of_the_node(problem):
                 self.run.rest(target.node, problem)
             level = "study" if target.is_whole else "series"
             yield self.run.heed(problem.record(level=level, node=target.node.name, StudyInstanceUID=target.study))
+
+
+def _is_of_the_node(problem: DcmtoolsError) -> bool:
+    """Whether a failure would be the same for every other study: nobody there, no answer, or not let in."""
+    if isinstance(problem, Unavailable):
+        return problem.cause != "not-offered"
+    return isinstance(problem, Refused) or problem.cause == "no-answer"
 
 
 def _unusable(record: Record) -> BadData | None:

@@ -401,6 +401,18 @@ def test_command_that_drains_ends_with_0_and_in_silence_on_sigterm_alone(
     assert (said in talk, bool(talk)) == (True, bool(said))
 
 
+def test_what_was_refused_does_not_change_the_end_of_a_command_that_drains(start: Start) -> None:
+    refused = "yield {'type': 'error', 'cause': 'truncated', 'reason': 'x', 'exit_code': 65}\n"
+    process = start(refused + ENDLESS, settings="drains=True")
+    process.stdout.readline()
+    process.stdout.readline()
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+    assert process.returncode == 0
+
+
 def test_deadline_ends_with_75_also_while_waiting_for_input(start: Start) -> None:
     process = start("yield from frame.records()", "--deadline", "0.2s")
 

@@ -18,6 +18,7 @@ TODAY = date(2024, 3, 1)
     [
         (Selectors(patient_name="DOE^J*", patient_id="P?"), {"PatientName": "DOE^J*", "PatientID": "P?"}),
         (Selectors(modality="MR, CT"), {"Modality": "MR\\CT"}),
+        (Selectors(modality="mr"), {"Modality": "MR"}),
         (Selectors(study_uid="1.2,1.3"), {"StudyInstanceUID": "1.2\\1.3"}),
         (Selectors(date="yesterday"), {"StudyDate": "20240229"}),
         (Selectors(since="-2d"), {"StudyDate": "20240228-"}),

@@ -1,6 +1,7 @@
 """Moving from Orthanc, dcmqrscp and ourselves into an archive, and what happens when they fail or lie."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -830,3 +831,17 @@ def test_an_event_that_cannot_be_kept_is_no_fault_of_the_node(
         assert [one["cause"] for one in errors(records)] == ["locked", "locked", "not-found"]
         assert states(records)["series-complete"] == 2
         assert states(records)["study-complete"] == 1
+
+
+def test_a_pacs_that_never_answers_is_not_waited_for_study_by_study(station: Station) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        there = node(silent.getsockname()[1], acse_timeout=0.3)
+        wanted = [(there, {"type": "study", "StudyInstanceUID": uid(number)}) for number in range(1, 30)]
+        options = Options(retries=0, dry_run=True)
+        records = list(move(wanted, station.archive.index, None, station.local, options=options))
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # nobody else has called
+            silent.accept()
+
+    assert [record["cause"] for record in records] == ["no-answer"] * 29
