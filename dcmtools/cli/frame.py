@@ -237,6 +237,8 @@ class Frame:
                 self._say(record)
             if self.common.new and record.get("state") in UNCHANGED:
                 return
+        elif is_event(record, "listening"):  # with this word `listen` begins, which tells its port too
+            self._framed = True
         self._put(record)
 
     def _fail(self, record: Record) -> None:

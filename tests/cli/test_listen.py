@@ -32,7 +32,8 @@ def test_the_first_record_says_where_it_listens_and_the_next_what_came(
     )
 
     assert sent.returncode == 0
-    came = list(told)
+    *came, end = told
+    assert (end["event"], end["exit_code"]) == ("end", 0)
     assert [one["state"] for one in came] == ["received"] * 3
     assert {one["node"] for one in came} == {"THEM"}
     assert [one["SOPInstanceUID"] for one in came] == [uid(1, 1, 1, number) for number in (1, 2, 3)]
@@ -121,3 +122,17 @@ def test_as_a_small_pacs_it_answers_queries_and_retrievals(
     assert len(list((tmp_path / "moved").iterdir())) == len(list((tmp_path / "got").iterdir())) == 3
     process.terminate()
     assert process.wait(20) == 0
+
+
+def test_its_stream_is_framed_by_its_first_word_and_its_end(
+    start_dcmtools: StartDcmtools, dcmtools: RunDcmtools, tmp_path: Path
+) -> None:
+    process = start_dcmtools("listen", "--port", 0, "--archive", "archive", "--bind", "127.0.0.1")
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.terminate()
+    rest = process.stdout.read()
+
+    assert process.wait(30) == 0
+    assert dcmtools("find", "-", stdin=first + rest).returncode == 0
+    assert dcmtools("find", "-", stdin=first).returncode == 3
