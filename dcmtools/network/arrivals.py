@@ -16,21 +16,17 @@ from typing import Any, Self
 
 from dcmtools.disk.archive import Archive
 from dcmtools.disk.lock import holder
-from dcmtools.model.errors import BadData, DcmtoolsError, Locked, TryLater
+from dcmtools.model.errors import DcmtoolsError, Locked, TryLater
 from dcmtools.model.node import Local
 from dcmtools.model.record import Record, type_of
 from dcmtools.network.listen import LOCK_NAME, Listener, Options
+from dcmtools.network.receiver import CONFLICT
 from dcmtools.network.response import Stop, never
 
 LISTENS = "listen"
 _RECEIVES = "move"
 # Seconds between two looks at the index of a listener that is followed, at whether it lives, and at a held port.
 _LOOK, _LIVES, _AGAIN = 0.05, 1.0, 0.5
-_CONFLICT = BadData(
-    "another instance with this UID came first, and stays",
-    "compare the two; this one is kept in quarantine",
-    cause="conflict",
-)
 
 
 class Arrivals(ABC):
@@ -209,7 +205,7 @@ class Following(Arrivals):
 def _told_by(line: Record) -> Record | None:
     """What a line of the index says has arrived, in the receiver's words; None for a second path of an instance."""
     if line.get("state") == "conflict":
-        return {**line, **_CONFLICT.record(), "type": "instance"}
+        return {**line, **CONFLICT.record(), "type": "instance"}
     return None if "duplicate_of" in line else {"type": "instance", **line, "state": "received"}
 
 

@@ -36,7 +36,7 @@ from dcmtools.network.command import Command
 
 _BUFFER = 128 * 1024
 _MAX_COMMENT = 64
-_CONFLICT = BadData(
+CONFLICT = BadData(
     "another instance with this UID came first, and stays",
     "compare the two; this one is kept in quarantine",
     cause="conflict",
@@ -152,8 +152,8 @@ class Receiver:
             return _refused(request, code, BadData(reason, _ADVICE, cause=problem.cause), **path_keys(kept))
         record = {**committed.record, "association": request.association}
         if committed.state == "conflict":
-            told = {**_CONFLICT.record(), "type": "instance", "status": status.code(status.DUPLICATE_SOP_INSTANCE)}
-            return _Verdict(status.DUPLICATE_SOP_INSTANCE, {**record, **told}, _CONFLICT.reason)
+            told = {**CONFLICT.record(), "type": "instance", "status": status.code(status.DUPLICATE_SOP_INSTANCE)}
+            return _Verdict(status.DUPLICATE_SOP_INSTANCE, {**record, **told}, CONFLICT.reason)
         return _Verdict(status.SUCCESS, record)
 
 
