@@ -123,7 +123,9 @@ def _ordered(answers: Iterable[Record], query: Query) -> Iterator[Record]:
             else:
                 yield record
 
-    for record in query.ordered(good()):
+    from dcmtools.disk.ordering import ordered
+
+    for record in ordered(good(), query):
         yield from aside
         aside.clear()
         yield record

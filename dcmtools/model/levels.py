@@ -1,6 +1,7 @@
-"""From instances to series, studies and patients: one pass over records that counts what belongs together."""
+"""From instances to series, studies and patients: what belongs together is counted and told as one record."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from dcmtools.model.keys import BY_KEYWORD
 from dcmtools.model.query import Query
@@ -10,51 +11,42 @@ _SUMMARY: dict[str, tuple[str, ...]] = {
     level: tuple(key.keyword for key in BY_KEYWORD.values() if LEVELS.index(key.level) <= LEVELS.index(level))
     for level in LEVELS
 }
+# The date of what a record of the level holds, from whose first and last its `date_range` is made.
+_DATE = {"patient": "StudyDate", "study": "SeriesDate"}
 
 
-class _Group:
-    """What is known of one patient, study or series so far."""
+class Share(NamedTuple):
+    """What a group has of one kind: the values that so many instances have in common, and their bytes."""
 
-    __slots__ = ("instances", "matched", "modalities", "record", "series", "studies")
+    record: Record
+    instances: int
+    size: int
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.matched = False
-        self.studies: set[str] = set()
-        self.series: set[str] = set()
-        self.instances: set[str] = set()
-        self.modalities: dict[str, None] = {}
 
-    def take(self, instance: Record, keywords: tuple[str, ...]) -> None:
-        for keyword in keywords:
-            value = instance.get(keyword)
-            if value is not None and self.record.get(keyword) is None:
-                self.record[keyword] = value
-            elif keyword in instance:
-                self.record.setdefault(keyword, None)
-        self.studies.add(str(instance.get("StudyInstanceUID")))
-        self.series.add(str(instance.get("SeriesInstanceUID")))
-        self.instances.add(str(instance.get("SOPInstanceUID")))
-        if modality := instance.get("Modality"):
-            self.modalities[str(modality)] = None
+def summary(shares: Iterable[Share], level: Level) -> Record:
+    """The record of one patient, study or series, from the shares of its instances in the order of their lines.
 
-    def summary(self, level: Level) -> Record:
-        counts: Record = {}
-        if level == "patient":
-            counts = {
-                "NumberOfPatientRelatedStudies": len(self.studies),
-                "NumberOfPatientRelatedSeries": len(self.series),
-                "NumberOfPatientRelatedInstances": len(self.instances),
-            }
-        elif level == "study":
-            counts = {
-                "ModalitiesInStudy": sorted(self.modalities),
-                "NumberOfStudyRelatedSeries": len(self.series),
-                "NumberOfStudyRelatedInstances": len(self.instances),
-            }
-        elif level == "series":
-            counts = {"NumberOfSeriesRelatedInstances": len(self.instances)}
-        return {"type": level, **self.record, **counts}
+    A value is that of the first share that has one. `size` is in bytes; `date_range` is from the first date to the
+    last, as C-FIND writes it.
+    """
+    values: Record = {}
+    studies: set[str] = set()
+    series: set[str] = set()
+    modalities: set[str] = set()
+    dates: set[str] = set()
+    instances = size = 0
+    missing: Sequence[str] = _SUMMARY[level]
+    for share in shares:
+        instances, size = instances + share.instances, size + share.size
+        values |= {keyword: share.record[keyword] for keyword in missing if keyword in share.record}
+        missing = [keyword for keyword in missing if values.get(keyword) is None]
+        studies.add(str(share.record.get("StudyInstanceUID")))
+        series.add(str(share.record.get("SeriesInstanceUID")))
+        modalities.add(str(share.record.get("Modality") or ""))
+        dates.add(str(share.record.get(_DATE.get(level, "")) or ""))
+    record = {"type": level, **{keyword: values[keyword] for keyword in _SUMMARY[level] if keyword in values}}
+    counts = {"studies": len(studies), "series": len(series), "instances": instances}
+    return record | _counted(level, counts, sorted(modalities - {""})) | _extent(size, sorted(dates - {""}))
 
 
 def group(instances: Iterable[Record], query: Query) -> Iterator[Record]:
@@ -66,11 +58,33 @@ def group(instances: Iterable[Record], query: Query) -> Iterator[Record]:
     if query.level == "instance":
         yield from ({"type": "instance", **one} for one in instances if query.matches(one) and query.passes(one))
         return
-    keywords, unique = _SUMMARY[query.level], UNIQUE_KEY[query.level]
-    groups: dict[str, _Group] = {}
+    groups: dict[str, list[Share]] = {}
+    matched: set[str] = set()
     for instance in instances:
-        known = groups.setdefault(str(instance.get(unique) or ""), _Group({}))
-        known.take(instance, keywords)
-        known.matched = known.matched or query.matches(instance)
-    found = (known.summary(query.level) for known in groups.values() if known.matched)
+        name = str(instance.get(UNIQUE_KEY[query.level]) or "")
+        groups.setdefault(name, []).append(Share(instance, 1, size_of(instance)))
+        if name not in matched and query.matches(instance):
+            matched.add(name)
+    found = (summary(shares, query.level) for name, shares in groups.items() if name in matched)
     yield from (record for record in found if query.passes(record))
+
+
+def size_of(instance: Record) -> int:
+    """The bytes of an instance's file, 0 where its record does not tell."""
+    size = instance.get("size")
+    return size if type(size) is int and 0 <= size < 1 << 60 else 0
+
+
+def _counted(level: Level, counts: dict[str, int], modalities: list[str]) -> Record:
+    """How much belongs to a record, under the names that C-FIND has for it (PS3.4 C.3.4)."""
+    if level == "patient":
+        return {f"NumberOfPatientRelated{name.capitalize()}": count for name, count in counts.items()}
+    if level == "study":
+        below = {f"NumberOfStudyRelated{name.capitalize()}": counts[name] for name in ("series", "instances")}
+        return {"ModalitiesInStudy": modalities, **below}
+    return {"NumberOfSeriesRelatedInstances": counts["instances"]}
+
+
+def _extent(size: int, dates: list[str]) -> Record:
+    span = {"date_range": dates[0] if dates[0] == dates[-1] else f"{dates[0]}-{dates[-1]}"} if dates else {}
+    return {"size": size, **span}

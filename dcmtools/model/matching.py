@@ -14,15 +14,27 @@ from dcmtools.model.keys import QUERY_BY_KEYWORD
 
 Test = Callable[[Any], bool]
 
+_REMEMBERED = 4096  # texts: many instances have the same
 
+
+@lru_cache(maxsize=_REMEMBERED)
 def fold(text: str) -> str:
     """The text as it is compared: NFKC, case folded, white space at its ends dropped."""
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def fold_name(text: str) -> str:
     """A person name as it is compared: folded, no trailing carets or equals signs, no spaces around components."""
     return re.sub(r"\s*\^\s*", "^", fold(text)).rstrip("^= ")
+
+
+def without_accents(text: str) -> str:
+    """The text with every accented letter as its plain one."""
+    if text.isascii():
+        return text
+    plain = (one for one in unicodedata.normalize("NFD", text) if unicodedata.category(one) != "Mn")
+    return unicodedata.normalize("NFC", "".join(plain))
 
 
 def matches(keyword: str, wanted: str, value: Any) -> bool:

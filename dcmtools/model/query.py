@@ -1,6 +1,6 @@
 """What is asked for: matching keys, a level, an order and a limit; the same for an index and for a node."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,18 +49,6 @@ class Query:
         """The same query at another level."""
         return replace(self, level=level)
 
-    def ordered(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records in the order that `sort` asks for, up to `limit`."""
-        found: Iterable[Record] = records
-        if self.sort:
-            found = list(records)
-            for key, descending in reversed(self.sort):
-                found = sorted(found, key=_by(key), reverse=descending)
-        for count, record in enumerate(found):
-            if self.limit is not None and count >= self.limit:
-                return
-            yield record
-
 
 def level_of(text: str) -> Level:
     """The level that a word means; `image` is understood as instance."""
@@ -103,16 +91,12 @@ def _answers(record: Record, keyword: str, wanted: str) -> bool:
     return matches(keyword, wanted, value)
 
 
-def _by(keyword: str) -> Callable[[Record], tuple[int, float, str]]:
-    return lambda record: _rank(record.get(keyword))
-
-
-def _rank(value: Any) -> tuple[int, float, str]:
+def rank(value: Any) -> tuple[int, float, str]:
     """An order over all values that records hold: empty first, then numbers, then text."""
     if value is None or value == []:
         return (0, 0.0, "")
     if isinstance(value, list):
-        return _rank(value[0])
+        return rank(value[0])
     if isinstance(value, int | float):
         return (1, float(value), "")
     return (2, 0.0, str(value).casefold())

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from dcmtools.disk.ordering import ordered
 from dcmtools.model.errors import DcmtoolsError, ProtocolError, UsageError
 from dcmtools.model.keys import QUERY_BY_KEYWORD
 from dcmtools.model.matching import matches
@@ -86,7 +87,7 @@ def _shaped(query: Query, found: Iterable[Record]) -> Iterator[Record]:
             elif query.passes(record):
                 yield record
 
-    yield from query.ordered(good() if query.sort else itertools.islice(good(), query.limit))
+    yield from ordered(good() if query.sort else itertools.islice(good(), query.limit), query)
     yield from errors
 
 

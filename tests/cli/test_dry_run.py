@@ -45,10 +45,15 @@ def commands(command: Command, name: str = "") -> set[str]:
 
 
 def tree(folder: Path) -> dict[str, tuple[object, ...]]:
-    """All names below a folder with what a write would change."""
+    """All names below a folder with what a write would change; the view of an index is made by whoever reads it."""
     found: dict[str, tuple[object, ...]] = {}
     for path in folder.rglob("*"):
         there = path.lstat()
+        if path.name.startswith("index.sqlite"):
+            continue
+        if (path / "index.jsonl").exists():  # with the view its folder changes, too
+            found[str(path.relative_to(folder))] = (there.st_mode, there.st_ino)
+            continue
         content = path.read_bytes() if stat.S_ISREG(there.st_mode) else b""
         found[str(path.relative_to(folder))] = (there.st_mode, there.st_ino, there.st_mtime_ns, there.st_nlink, content)
     return found

@@ -53,11 +53,11 @@ def states(records: Any) -> Counter[str]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder with its inode and content, but for the locks."""
+    """Every file below a folder with its inode and content, but for the locks and the view of the index."""
     return {
         str(path.relative_to(folder)): (path.stat().st_ino, path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name != ".lock" and not path.name.startswith("index.sqlite")
     }
 
 
