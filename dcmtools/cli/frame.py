@@ -81,6 +81,7 @@ class Frame:
         self._output: Output | None = None  # opened, and its module loaded, when there is work: --help is quick
         self._framed = False
         self._failures = 0
+        self._indexes: list[Index] = []
         self._begun = time.monotonic()
         self._speak()
 
@@ -119,7 +120,9 @@ class Frame:
         """
         from dcmtools.disk.index import Index
 
-        return Index(self.index_file, must_exist=must_exist)
+        index = Index(self.index_file, must_exist=must_exist)
+        self._indexes.append(index)
+        return index
 
     @property
     def today(self) -> date:
@@ -283,8 +286,17 @@ class Frame:
         except DcmtoolsError as problem:
             self._fail(problem.record())
         code = self._exit_code(fail_if_empty=fail_if_empty, drains=drains)
+        self._tell_bad_lines()
         self._summarize(code, drains=drains)
         return code
+
+    def _tell_bad_lines(self) -> None:
+        """Says which indexes have lines that are no records: what they were is not found any more."""
+        for index in {index.file: index for index in self._indexes}.values():
+            with suppress(DcmtoolsError):
+                if bad := index.bad_lines:
+                    lines = "1 line of {} is no record" if bad == 1 else f"{bad:,} lines of {{}} are no records"
+                    self.talk.warning(f"{lines.format(index.file)}; see dcmtools index check")
 
     def _drain(self, *, keep: bool) -> None:
         left = self.stop.seconds_left

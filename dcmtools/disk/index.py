@@ -19,7 +19,7 @@ from dcmtools.disk.view_query import answers
 from dcmtools.model.errors import BadData, NoInput, from_os
 from dcmtools.model.levels import group
 from dcmtools.model.query import Query
-from dcmtools.model.record import UNIQUE_KEY, Record, decode, encode, path_keys, path_of, pick, type_of
+from dcmtools.model.record import UNIQUE_KEY, Level, Record, decode, encode, path_keys, path_of, pick, type_of
 
 
 class Index:
@@ -87,11 +87,17 @@ class Index:
 
     def by_study(self, uid: str) -> Iterator[Record]:
         """The instances of a study."""
-        return self._read(lambda view: of_group(view, "study", uid))
+        return self.belonging_to("study", uid)
 
     def by_series(self, uid: str) -> Iterator[Record]:
         """The instances of a series."""
-        return self._read(lambda view: of_group(view, "series", uid))
+        return self.belonging_to("series", uid)
+
+    def belonging_to(self, level: Level, name: str) -> Iterator[Record]:
+        """The instances of a patient (by PatientID), study or series; the one of this UID at instance level."""
+        if level == "instance":
+            return iter(self.lookup((name,)).values())
+        return self._read(lambda view: of_group(view, level, name))
 
     def by_paths(self, paths: Iterable[str | os.PathLike[str]]) -> dict[str, Record]:
         """Path -> record of what was at it when it was indexed, aliases and conflicts too, for paths that are known."""
@@ -138,7 +144,7 @@ class Index:
             case "study":
                 found = self.by_study(uid)
             case _:
-                found = self._read(lambda view: of_group(view, "patient", uid))
+                found = self.belonging_to("patient", uid)
         is_there = False
         for one in found:
             is_there = True

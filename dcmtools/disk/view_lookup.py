@@ -3,9 +3,10 @@
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from dcmtools.disk.view_fill import stored
+from dcmtools.model.record import Level
 
 Place = tuple[int, int]
 _AT_ONCE = 500
@@ -22,7 +23,7 @@ def everywhere(view: sqlite3.Connection, uids: Iterable[str]) -> Iterator[Place]
     return _places(view, "SELECT offset, length FROM instance WHERE uid IN ({})", uids)
 
 
-def of_group(view: sqlite3.Connection, level: Literal["patient", "study", "series"], uid: str) -> list[Place]:
+def of_group(view: sqlite3.Connection, level: Level, uid: str) -> list[Place]:
     """The answers that belong to a patient (by PatientID), study or series."""
     parts = f"SELECT id FROM part WHERE {level} = ?"
     return view.execute(f"SELECT offset, length FROM instance WHERE answer AND part IN ({parts})", (uid,)).fetchall()

@@ -5,13 +5,14 @@ the lines hold. So both give the same answers, and the view is only quicker.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
 from operator import itemgetter
+from typing import Any
 
 from dcmtools.model.keys import BY_KEYWORD
-from dcmtools.model.levels import Share, summary
+from dcmtools.model.levels import Share, size_of, summary
 from dcmtools.model.matching import fold, fold_name, without_accents
 from dcmtools.model.query import Query
 from dcmtools.model.record import UNIQUE_KEY, Record, decode
@@ -31,10 +32,11 @@ _BATCH = 1000
 
 _WANTED = "CREATE TEMP TABLE wanted (id INTEGER PRIMARY KEY, name TEXT)"
 _GROUPS = """
-    SELECT p.{0}, p.record, p.instances, p.size
+    SELECT p.{0}, p.id, p.record, p.instances, p.size
     FROM part p JOIN (SELECT {0} AS name, min(first) AS first FROM part WHERE instances {1} GROUP BY {0}) g
     ON p.{0} = g.name WHERE p.instances ORDER BY g.first, p.{0}, p.first
 """
+_OF_PART = "SELECT offset, length FROM instance WHERE part = ? AND answer ORDER BY offset"
 _INSTANCES = "SELECT offset, length FROM {} WHERE answer {} ORDER BY offset"
 
 
@@ -54,9 +56,21 @@ def answers(view: sqlite3.Connection, query: Query, read: Read) -> Iterator[Reco
     restricted = f"AND {query.level} IN (SELECT name FROM wanted)" if wanted else ""
     rows = view.execute(_GROUPS.format(query.level, restricted))
     for _, parts in groupby(rows, itemgetter(0)):
-        record = summary((Share(decode(text), instances, size) for _, text, instances, size in parts), query.level)
+        shares = (share for _, *part in parts for share in _shares(view, query, part, read))
+        record = summary(shares, query.level, query.returns)
         if query.passes(record):
             yield record
+
+
+def _shares(view: sqlite3.Connection, query: Query, part: Sequence[Any], read: Read) -> Iterator[Share]:
+    """A part's share of a group; where values of instances are to be told, that of each of its instances."""
+    number, text, instances, size = part
+    if not any(map(_is_own, query.returns)):
+        yield Share(decode(text), instances, size)
+        return
+    for place in view.execute(_OF_PART, (number,)):
+        if (record := read(*place)) is not None:
+            yield Share(record, 1, size_of(record))
 
 
 def _instances(view: sqlite3.Connection, query: Query, shared: dict[str, str], read: Read) -> Iterator[Record]:

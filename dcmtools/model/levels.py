@@ -1,10 +1,10 @@
 """From instances to series, studies and patients: what belongs together is counted and told as one record."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dcmtools.model.keys import BY_KEYWORD
-from dcmtools.model.query import Query
+from dcmtools.model.query import Query, rank
 from dcmtools.model.record import LEVELS, UNIQUE_KEY, Level, Record
 
 _SUMMARY: dict[str, tuple[str, ...]] = {
@@ -23,11 +23,11 @@ class Share(NamedTuple):
     size: int
 
 
-def summary(shares: Iterable[Share], level: Level) -> Record:
+def summary(shares: Iterable[Share], level: Level, returns: Sequence[str] = ()) -> Record:
     """The record of one patient, study or series, from the shares of its instances in the order of their lines.
 
-    A value is that of the first share that has one. `size` is in bytes; `date_range` is from the first date to the
-    last, as C-FIND writes it.
+    A value is that of the first share that has one; of keys of lower levels among `returns` there are all values.
+    `size` is in bytes; `date_range` is from the first date to the last, as C-FIND writes it.
     """
     values: Record = {}
     studies: set[str] = set()
@@ -36,17 +36,21 @@ def summary(shares: Iterable[Share], level: Level) -> Record:
     dates: set[str] = set()
     instances = size = 0
     missing: Sequence[str] = _SUMMARY[level]
+    more: dict[str, dict[Any, None]] = {keyword: {} for keyword in deeper(returns, level)}
     for share in shares:
         instances, size = instances + share.instances, size + share.size
         values |= {keyword: share.record[keyword] for keyword in missing if keyword in share.record}
         missing = [keyword for keyword in missing if values.get(keyword) is None]
+        for keyword, several in more.items():
+            several.update(dict.fromkeys(_several(share.record.get(keyword))))
         studies.add(str(share.record.get("StudyInstanceUID")))
         series.add(str(share.record.get("SeriesInstanceUID")))
         modalities.add(str(share.record.get("Modality") or ""))
         dates.add(str(share.record.get(_DATE.get(level, "")) or ""))
+    told = {keyword: sorted(several, key=rank) for keyword, several in more.items()}
     record = {"type": level, **{keyword: values[keyword] for keyword in _SUMMARY[level] if keyword in values}}
     counts = {"studies": len(studies), "series": len(series), "instances": instances}
-    return record | _counted(level, counts, sorted(modalities - {""})) | _extent(size, sorted(dates - {""}))
+    return record | told | _counted(level, counts, sorted(modalities - {""})) | _extent(size, sorted(dates - {""}))
 
 
 def group(instances: Iterable[Record], query: Query) -> Iterator[Record]:
@@ -65,8 +69,14 @@ def group(instances: Iterable[Record], query: Query) -> Iterator[Record]:
         groups.setdefault(name, []).append(Share(instance, 1, size_of(instance)))
         if name not in matched and query.matches(instance):
             matched.add(name)
-    found = (summary(shares, query.level) for name, shares in groups.items() if name in matched)
+    found = (summary(shares, query.level, query.returns) for name, shares in groups.items() if name in matched)
     yield from (record for record in found if query.passes(record))
+
+
+def deeper(keywords: Iterable[str], level: Level) -> list[str]:
+    """Those of the keywords that belong to a lower level."""
+    depth = LEVELS.index(level)
+    return [one for one in keywords if one in BY_KEYWORD and LEVELS.index(BY_KEYWORD[one].level) > depth]
 
 
 def size_of(instance: Record) -> int:
@@ -83,6 +93,12 @@ def _counted(level: Level, counts: dict[str, int], modalities: list[str]) -> Rec
         below = {f"NumberOfStudyRelated{name.capitalize()}": counts[name] for name in ("series", "instances")}
         return {"ModalitiesInStudy": modalities, **below}
     return {"NumberOfSeriesRelatedInstances": counts["instances"]}
+
+
+def _several(value: Any) -> list[Any]:
+    """The values of an attribute, something that can be compared."""
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if isinstance(one, str | int | float)]
 
 
 def _extent(size: int, dates: list[str]) -> Record:

@@ -29,7 +29,10 @@ def find(node: Node, local: Local, query: Query, *, stop: Stop = never) -> Itera
     Raises what `request` raises, and the error of a failure status; an answer that cannot be read is an error record.
     `limit` ends the query early with a C-CANCEL.
     """
-    with Levels(node, local, stop) as levels, closing(_Search(levels, query).records()) as found:
+    with (
+        Levels(node, local, stop, ignore_accents=query.ignore_accents) as levels,
+        closing(_Search(levels, query).records()) as found,
+    ):
         yield from _shaped(query, found)
 
 
@@ -196,7 +199,11 @@ class _Search:
     def _also(self, level: Level) -> list[str]:
         """What is wanted back at a level because the query filters, sorts or shows it."""
         query = self._query
-        known = (key for key in (*query.where, *dict(query.sort), *query.returns) if key in QUERY_BY_KEYWORD)
+        known = (
+            key
+            for key in (*(one.keyword for one in query.where), *dict(query.sort), *query.returns)
+            if key in QUERY_BY_KEYWORD
+        )
         return [key for key in known if _level(key) == level]
 
     def _anchored(self) -> bool:

@@ -57,7 +57,7 @@ def complete(environment: dict[str, str], nodes: Path) -> Complete:
         ("dcmtools find --node PACS,PL", ["PACS,PLUTO"]),
         ("dcmtools store --to PA", ["PACS"]),
         ("dcmtools echo PL", ["PLUTO"]),
-        ("dcmtools find --format t", ["table", "tsv"]),
+        ("dcmtools find --format t", ["table", "tsv", "tree"]),
         ("dcmtools find --key PatientN", ["PatientName="]),
         ("dcmtools find --node Q", []),
     ],

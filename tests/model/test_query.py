@@ -1,6 +1,7 @@
 import pytest
 
 from dcmtools.model.errors import UsageError
+from dcmtools.model.filters import Filter
 from dcmtools.model.query import Query, level_of, parse_key, parse_sort
 from dcmtools.model.record import Level
 
@@ -20,8 +21,8 @@ def test_modality_and_modalities_in_study_answer_each_other() -> None:
 
 
 def test_where_filters_as_keys_do() -> None:
-    assert Query(where={"PatientID": "1*"}).selects
-    query = Query(keys={"PatientID": "1*"}, where={"PatientID": "2*"})
+    assert Query(where=(Filter("PatientID", "=", "1*"),)).selects
+    query = Query(keys={"PatientID": "1*"}, where=(Filter("PatientID", "=", "2*"),))
     assert query.matches({"PatientID": "12"})
     assert not query.passes({"PatientID": "12"})
 
@@ -39,7 +40,7 @@ def test_where_filters_as_keys_do() -> None:
 )
 def test_where_on_what_the_answers_do_not_tell_is_a_usage_error(level: Level, keyword: str) -> None:
     with pytest.raises(UsageError, match=f"a {level} does not tell {keyword}"):
-        Query(level, where={keyword: "1"})
+        Query(level, where=(Filter(keyword, "=", "1"),))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_where_on_what_the_answers_do_not_tell_is_a_usage_error(level: Level, ke
     [("study", "Modality"), ("study", "NumberOfStudyRelatedSeries"), ("series", "PatientSex"), ("instance", "Rows")],
 )
 def test_where_on_what_the_answers_tell_is_taken(level: Level, keyword: str) -> None:
-    assert Query(level, where={keyword: "1"}).selects
+    assert Query(level, where=(Filter(keyword, "=", "1"),)).selects
 
 
 @pytest.mark.parametrize(
