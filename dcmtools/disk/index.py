@@ -9,11 +9,13 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from dcmtools.disk.compaction import Compacted, compact
 from dcmtools.disk.following import Follower
 from dcmtools.disk.index_scan import scanned
 from dcmtools.disk.journal import Journal
 from dcmtools.disk.ordering import ordered
 from dcmtools.disk.view import View
+from dcmtools.disk.view_counts import counts_of
 from dcmtools.disk.view_lookup import Place, at_paths, everywhere, of_group, of_instances
 from dcmtools.disk.view_query import answers
 from dcmtools.model.errors import BadData, NoInput, from_os
@@ -60,6 +62,19 @@ class Index:
     def forget(self, records: Iterable[Record]) -> None:
         """Adds a tombstone for each record: it is no longer at its path."""
         self.append({"type": "tombstone", **pick(record, "SOPInstanceUID", "path", "path_b64")} for record in records)
+
+    def statistics(self) -> Record:
+        """How much it holds: lines, patients, studies, series, instances, bytes; and where its view lies."""
+        with self._view.snapshot() as snapshot:
+            counts = {} if snapshot is None else counts_of(snapshot.view)
+            view = self._view.file
+        return {"type": "index", **path_keys(self.file), **counts, "view": os.fspath(view) if view else None}
+
+    def compact(self, *, dry_run: bool = False) -> Compacted:
+        """Writes the file anew without lines that say nothing any more, and tells what became of it."""
+        done = compact(self._journal, self._view, self._key_of, dry_run=dry_run)
+        self._view.counts()  # whoever asks next shall not have to wait
+        return done
 
     def instances(self) -> Iterator[Record]:
         """All instances that are there, each once, in the order of their lines."""

@@ -18,6 +18,8 @@ from tests.conftest import RunDcmtools, StartDcmtools
 # What each does without --dry-run is told by its state; `volumes.jsonl` has the volumes of the archive's studies.
 CALLS = {
     "index": "index scans --index new.jsonl",
+    "index compact": "index compact --archive archive",
+    "index export": "index export --archive archive --parquet new.parquet",
     "import": "import scans --archive new",
     "import --move": "import scans --archive new --move",
     "import --reference": "import scans --archive new --reference",
@@ -34,7 +36,7 @@ CALLS = {
     "nodes copy": "nodes copy OLD NEW --nodes nodes.ini",
 }
 # These change nothing anyhow, or refuse the option.
-WITHOUT = {"find", "echo", "listen", "nodes list", "nodes show", "nodes check"}
+WITHOUT = {"find", "index check", "index stats", "echo", "listen", "nodes list", "nodes show", "nodes check"}
 
 
 def commands(command: Command, name: str = "") -> set[str]:
