@@ -9,7 +9,9 @@ from dcmtools.model.record import Record
 
 
 def index_stats(common: Common) -> None:
-    """Tell how much the index holds: patients, studies, series, instances, bytes, dates, modalities, dead lines.
+    """Tell how much the index holds: patients, studies, series, instances, bytes, dates.
+
+    Modalities are counted in instances. superseded_lines are what dcmtools index compact would drop.
 
     Example:
         dcmtools index stats --archive /data/archive | jq .instances

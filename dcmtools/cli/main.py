@@ -29,9 +29,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "echo": ("echo", "Ask nodes whether they are there (C-ECHO)."),
     "index": ("index", "Add DICOM files to the index where they lie."),
     "index check": ("index_check", "Hold the index against its lines, its view and the files that it tells of."),
-    "index compact": ("index_compact", "Write the index anew without lines that say nothing any more."),
-    "index export": ("index_export", "Write all instances of the index to a Parquet file."),
-    "index stats": ("index_stats", "Tell how much the index holds."),
+    "index compact": ("index_compact", "Write the index anew without what says nothing any more."),
+    "index export": (
+        "index_export",
+        "Write all instances of the index to a Parquet file, for DuckDB, Spark or pandas.",
+    ),
+    "index stats": (
+        "index_stats",
+        "Tell how much the index holds: patients, studies, series, instances, bytes, dates.",
+    ),
     "import": ("import_", "Bring DICOM files into the archive and its index."),
     "find": ("find", "Find patients, studies, series or instances in the index or on nodes."),
     "move": ("move", "Retrieve studies, series or instances from a node (C-MOVE)."),
