@@ -11,7 +11,8 @@ from dcmtools.model.record import Record, path_keys
 def index_compact(common: Common) -> None:
     """Write the index anew without what says nothing any more.
 
-    Superseded lines, tombstones and lines that are no records go; it answers the same afterwards. Others may read it and write to it meanwhile; a run that is killed changes nothing.
+    Superseded lines, tombstones and lines that are no records go; it answers the same afterwards. Others may read it
+    and write to it meanwhile; a run that is killed changes nothing.
 
     Example:
         dcmtools index compact --archive /data/archive --lock compact --quiet
