@@ -54,6 +54,7 @@ class Spool:
                 self._memory.append(data)
                 self._size += len(data)
             if self._asleep:
+                self._asleep = False  # once is enough: the next put may come before it is awake
                 self._wake()
 
     def close(self, seconds: float | None = None) -> bool:

@@ -47,10 +47,10 @@ def answers(view: sqlite3.Connection, query: Query, read: Read) -> Iterator[Reco
     """
     wanted = {keyword: value for keyword, value in query.keys.items() if value not in {"", "*"}}
     shared = {keyword: value for keyword, value in wanted.items() if not _is_own(keyword)}
-    if query.level == "instance":
-        yield from _instances(view, replace(query, keys=wanted), shared, read)
-        return
     own = {keyword: value for keyword, value in wanted.items() if _is_own(keyword)}
+    if query.level == "instance":
+        yield from _instances(view, query, shared, own, read)
+        return
     if wanted:
         _choose(view, query.level, _parts(view, query, shared, own, read))
     restricted = f"AND {query.level} IN (SELECT name FROM wanted)" if wanted else ""
@@ -73,15 +73,17 @@ def _shares(view: sqlite3.Connection, query: Query, part: Sequence[Any], read: R
             yield Share(record, 1, size_of(record))
 
 
-def _instances(view: sqlite3.Connection, query: Query, shared: dict[str, str], read: Read) -> Iterator[Record]:
-    tables = "instance"
+def _instances(
+    view: sqlite3.Connection, query: Query, shared: dict[str, str], own: dict[str, str], read: Read
+) -> Iterator[Record]:
+    tables, left = "instance", replace(query, keys=own)
     if shared:
         _choose(view, "series", _parts(view, query, shared, {}, read))
         tables = "wanted CROSS JOIN instance ON part = id"  # in this order
-    condition, values = _uid_condition(query.keys)
+    condition, values = _uid_condition(own)
     for offset, length in view.execute(_INSTANCES.format(tables, condition), values):
         record = read(offset, length)
-        if record is not None and query.matches(record) and query.passes(record):
+        if record is not None and left.matches(record) and query.passes(record):
             yield {"type": "instance", **record}
 
 
