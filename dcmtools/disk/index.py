@@ -16,7 +16,7 @@ from dcmtools.disk.journal import Journal
 from dcmtools.disk.ordering import ordered
 from dcmtools.disk.view import View
 from dcmtools.disk.view_counts import counts_of
-from dcmtools.disk.view_lookup import Place, at_paths, everywhere, of_group, of_instances
+from dcmtools.disk.view_lookup import Place, at_paths, of_group, of_instances
 from dcmtools.disk.view_query import answers
 from dcmtools.model.errors import BadData, NoInput, from_os
 from dcmtools.model.levels import group
@@ -96,8 +96,9 @@ class Index:
     def everywhere(self, sop_instance_uids: Collection[str]) -> dict[str, list[Record]]:
         """SOP Instance UID -> its records at all paths, oldest first, aliases and conflicts too."""
         found: dict[str, list[Record]] = {}
-        for record in self._read(lambda view: everywhere(view, sop_instance_uids)):
-            found.setdefault(str(record["SOPInstanceUID"]), []).append(record)
+        if (known := self._view.everywhere(sop_instance_uids)) is not None:
+            for record in self._records(*known):
+                found.setdefault(str(record["SOPInstanceUID"]), []).append(record)
         return found
 
     def by_study(self, uid: str) -> Iterator[Record]:
@@ -194,6 +195,10 @@ class Index:
                 return
             places = sorted(select(snapshot.view))
             descriptor = os.dup(snapshot.descriptor)
+        yield from self._records(descriptor, places)
+
+    def _records(self, descriptor: int, places: Iterable[Place]) -> Iterator[Record]:
+        """The records at these places of a file, whose descriptor is closed at the end."""
         try:
             for offset, length in places:
                 if (record := self._record(descriptor, offset, length)) is not None:

@@ -6,7 +6,7 @@ It is derived from the lines and caught up with them whenever somebody looks; no
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 from dcmtools.disk.view_file import connected, opened_view, removed_view
 from dcmtools.disk.view_fill import Fill, Filled, make_tables
+from dcmtools.disk.view_lookup import Place
 from dcmtools.disk.view_place import places_for
+from dcmtools.disk.view_tail import LONGEST, Tail
 from dcmtools.model.errors import DcmtoolsError, IOFailure, from_os
 from dcmtools.model.record import path_keys
 
@@ -51,6 +53,7 @@ class View:
         self._view: sqlite3.Connection | None = None
         self._places: list[Path | None] = []
         self._was_removed = False
+        self._tail = Tail(key_of)
 
     @property
     def file(self) -> Path | None:
@@ -76,6 +79,31 @@ class View:
                 return
             with self._guard:
                 yield Snapshot(descriptor, self._caught_up(descriptor))
+
+    def everywhere(self, uids: Collection[str]) -> tuple[int, list[Place]] | None:
+        """A descriptor of the index, for the caller to close, and where these instances are, at all their paths.
+
+        As quick as can be: what the view lacks is only taken in when it is much.
+        """
+        with self._opened() as descriptor:
+            if descriptor is None:
+                return None
+            with self._guard:
+                view = self._nearly_caught_up(descriptor)
+                return os.dup(descriptor), sorted(self._tail.everywhere(view, uids))
+
+    def _nearly_caught_up(self, descriptor: int) -> sqlite3.Connection:
+        size, view = os.fstat(descriptor).st_size, self._view
+        try:
+            known = _consumed(view, descriptor, self._root) if view is not None else None
+        except sqlite3.Error as problem:
+            self._give_up(problem)
+            known = None
+        if view is None or known is None or size - known > LONGEST:
+            view = self._caught_up(descriptor)
+            known = _consumed(view, descriptor, self._root) or 0
+        self._tail.follow(descriptor, known, size)
+        return view
 
     @contextmanager
     def apart(self) -> Iterator[Snapshot | None]:

@@ -348,8 +348,8 @@ def made_by(what: str, number: int) -> Record:
     return {**mark, "state": "conflict"} if what == "conflict" else mark
 
 
-def written(index: Index, steps: list[tuple[str, Any, Record]]) -> list[Record]:
-    """The instances that are answers after the steps, by the plainest of all ways."""
+def written(index: Index, steps: list[tuple[str, Any, Record]]) -> tuple[list[Record], list[Record]]:
+    """The instances that are answers after the steps, and all that is at any path, by the plainest of all ways."""
     live: dict[tuple[str, str], tuple[int, int, Record]] = {}
     ranks = {"elsewhere": 1, "alias": 2, "conflict": 3}
     lines: list[Record] = []
@@ -373,7 +373,8 @@ def written(index: Index, steps: list[tuple[str, Any, Record]]) -> list[Record]:
         name = entry[2]["SOPInstanceUID"]
         if entry[0] < 3:
             best[name] = min(entry, best.get(name, entry), key=lambda one: one[:2])
-    return [record for _, _, record in sorted(best.values(), key=lambda one: one[1])]
+    answers = [record for _, _, record in sorted(best.values(), key=lambda one: one[1])]
+    return answers, [record for _, _, record in sorted(live.values(), key=lambda one: one[1])]
 
 
 @settings(deadline=None)
@@ -392,8 +393,12 @@ def test_answers_equal_those_of_a_plain_scan(
 
     written(index, before)
     list(index.instances())  # so that what comes later is caught up with
-    answers = written(index, before + later)
+    answers, files = written(index, before + later)
 
+    at_paths = index.everywhere({str(record["SOPInstanceUID"]) for record in files} | {"9.9"})
+    assert sorted(map(str, (one for several in at_paths.values() for one in several))) == sorted(map(str, files))
+    for several in at_paths.values():
+        assert several == [record for record in files if record in several]
     assert list(index.instances()) == answers
     assert list(index.find(query)) == list(index.scan(query)) == list(ordered(group(answers, query), query))
     index.file.with_suffix(".sqlite").unlink(missing_ok=True)
