@@ -16,8 +16,9 @@ from dcmtools.disk.journal import Journal
 from dcmtools.disk.ordering import ordered
 from dcmtools.disk.view import View
 from dcmtools.disk.view_counts import counts_of
-from dcmtools.disk.view_lookup import Place, at_paths, of_group, of_instances
+from dcmtools.disk.view_lookup import Place, of_group
 from dcmtools.disk.view_query import answers
+from dcmtools.disk.view_tail import Tail
 from dcmtools.model.errors import BadData, NoInput, from_os
 from dcmtools.model.levels import group
 from dcmtools.model.query import Query
@@ -90,15 +91,14 @@ class Index:
 
     def lookup(self, sop_instance_uids: Collection[str]) -> dict[str, Record]:
         """SOP Instance UID -> record, for those that are there."""
-        found = self._read(lambda view: of_instances(view, sop_instance_uids))
+        found = self._quickly(lambda tail, view: tail.of_instances(view, sop_instance_uids))
         return {str(record["SOPInstanceUID"]): record for record in found}
 
     def everywhere(self, sop_instance_uids: Collection[str]) -> dict[str, list[Record]]:
         """SOP Instance UID -> its records at all paths, oldest first, aliases and conflicts too."""
         found: dict[str, list[Record]] = {}
-        if (known := self._view.everywhere(sop_instance_uids)) is not None:
-            for record in self._records(*known):
-                found.setdefault(str(record["SOPInstanceUID"]), []).append(record)
+        for record in self._quickly(lambda tail, view: tail.everywhere(view, sop_instance_uids)):
+            found.setdefault(str(record["SOPInstanceUID"]), []).append(record)
         return found
 
     def by_study(self, uid: str) -> Iterator[Record]:
@@ -118,7 +118,7 @@ class Index:
     def by_paths(self, paths: Iterable[str | os.PathLike[str]]) -> dict[str, Record]:
         """Path -> record of what was at it when it was indexed, aliases and conflicts too, for paths that are known."""
         names = [self._key_of(path) for path in paths]
-        found = self._read(lambda view: at_paths(view, names))
+        found = self._quickly(lambda tail, view: tail.at_paths(view, names))
         return {os.fspath(path): record for record in found if (path := path_of(record))}
 
     def events(self) -> Iterator[Record]:
@@ -187,6 +187,11 @@ class Index:
         with self._view.apart() as snapshot:
             if snapshot is not None:
                 yield from answers(snapshot.view, query, lambda *place: self._record(snapshot.descriptor, *place))
+
+    def _quickly(self, select: Callable[[Tail, sqlite3.Connection], Iterable[Place]]) -> Iterator[Record]:
+        """The records at the places selected, without the view being brought up to date for that."""
+        if (found := self._view.places(select)) is not None:
+            yield from self._records(*found)
 
     def _read(self, select: Callable[[sqlite3.Connection], Iterable[Place]]) -> Iterator[Record]:
         """The records at the places selected, as the file had them when the first was asked for."""

@@ -6,7 +6,7 @@ It is derived from the lines and caught up with them whenever somebody looks; no
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -80,17 +80,17 @@ class View:
             with self._guard:
                 yield Snapshot(descriptor, self._caught_up(descriptor))
 
-    def everywhere(self, uids: Collection[str]) -> tuple[int, list[Place]] | None:
-        """A descriptor of the index, for the caller to close, and where these instances are, at all their paths.
+    def places(self, select: Callable[[Tail, sqlite3.Connection], Iterable[Place]]) -> tuple[int, list[Place]] | None:
+        """A descriptor of the index, for the caller to close, and the places that are selected, in their order.
 
-        As quick as can be: what the view lacks is only taken in when it is much.
+        As quick as can be: what the view lacks is only taken in when it is much, and else looked at in the tail.
         """
         with self._opened() as descriptor:
             if descriptor is None:
                 return None
             with self._guard:
                 view = self._nearly_caught_up(descriptor)
-                return os.dup(descriptor), sorted(self._tail.everywhere(view, uids))
+                return os.dup(descriptor), sorted(select(self._tail, view))
 
     def _nearly_caught_up(self, descriptor: int) -> sqlite3.Connection:
         size, view = os.fstat(descriptor).st_size, self._view

@@ -33,7 +33,7 @@ def at_paths(view: sqlite3.Connection, paths: Collection[str]) -> Iterator[Place
     """What was last at each of these paths, as the index names them."""
     last: dict[str | bytes, Place] = {}
     found = "SELECT path, offset, length FROM instance WHERE path IN ({})"
-    for path, offset, length in _named(view, found, [stored(path) for path in paths]):
+    for path, offset, length in named(view, found, [stored(path) for path in paths]):
         last[path] = max(last.get(path, (0, 0)), (offset, length))
     for path, place in _in_archive(view, paths):
         last[path] = max(last.get(path, (0, 0)), place)
@@ -47,7 +47,7 @@ def _in_archive(view: sqlite3.Connection, paths: Iterable[str]) -> Iterator[tupl
         "SELECT study, series, uid, offset, length FROM instance JOIN part ON part.id = instance.part"
         " WHERE path IS NULL AND uid IN ({})"
     )
-    for study, series, uid, offset, length in _named(view, found, {uid for _, _, uid in wanted}):
+    for study, series, uid, offset, length in named(view, found, {uid for _, _, uid in wanted}):
         if path := wanted.get((study, series, uid)):
             yield path, (offset, length)
 
@@ -58,11 +58,11 @@ def _parts(path: str) -> list[str]:
 
 
 def _places(view: sqlite3.Connection, statement: str, uids: Iterable[str]) -> Iterator[Place]:
-    return ((offset, length) for offset, length in _named(view, statement, dict.fromkeys(uids)))
+    return ((offset, length) for offset, length in named(view, statement, dict.fromkeys(uids)))
 
 
-def _named(view: sqlite3.Connection, statement: str, values: Iterable[str | bytes]) -> Iterator[tuple[Any, ...]]:
-    """The rows for any number of values."""
+def named(view: sqlite3.Connection, statement: str, values: Iterable[str | bytes]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a statement for any number of values."""
     source = iter(values)
     while some := list(islice(source, _AT_ONCE)):
         yield from view.execute(statement.format(",".join("?" * len(some))), some)

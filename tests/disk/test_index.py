@@ -399,12 +399,15 @@ def test_answers_equal_those_of_a_plain_scan(
     assert sorted(map(str, (one for several in at_paths.values() for one in several))) == sorted(map(str, files))
     for several in at_paths.values():
         assert several == [record for record in files if record in several]
+    assert index.lookup([*at_paths, "9.9"]) == {record["SOPInstanceUID"]: record for record in answers}
+    last = {record["path"]: record for record in files}
+    assert index.by_paths([*last, "/nowhere"]) == last
     assert list(index.instances()) == answers
     assert list(index.find(query)) == list(index.scan(query)) == list(ordered(group(answers, query), query))
     index.file.with_suffix(".sqlite").unlink(missing_ok=True)
     assert list(Index(file).find(query)) == list(index.scan(query))
-    paths = {record["path"]: record for record in answers if record["path"].endswith(".dcm")}
-    assert index.by_paths(paths) == paths
+    assert index.by_paths([*last, "/nowhere"]) == last
+    assert index.lookup(at_paths) == {record["SOPInstanceUID"]: record for record in answers}
 
 
 def test_full_disk_adds_nothing_and_says_so(tmp_path: Path) -> None:
