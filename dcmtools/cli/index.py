@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -43,7 +44,8 @@ def index(
     """
 
     def work(frame: Frame) -> Iterator[Record]:
-        from dcmtools.files.import_ import index_paths
+        from dcmtools.disk.parallel import in_processes
+        from dcmtools.files.referencing import index_paths
 
         _check(inputs)
         skipped: Counter[str] = Counter()
@@ -52,7 +54,13 @@ def index(
             frame,
             inputs,
             lambda paths: index_paths(
-                paths, where, follow=follow, dry_run=frame.common.dry_run, stop=frame.stop, skipped=skipped
+                paths,
+                where,
+                follow=follow,
+                dry_run=frame.common.dry_run,
+                stop=frame.stop,
+                skipped=skipped,
+                spread=partial(in_processes, frame.jobs),
             ),
         )
         frame.tell_skipped(skipped)
