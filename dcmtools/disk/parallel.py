@@ -61,7 +61,7 @@ def on_executor(
     executor: "Executor", ahead: int, function: Callable[[T], R], items: Iterable[tuple[T, C]]
 ) -> Iterator[tuple[C, R | Lost]]:
     """The results, made by any executor of concurrent.futures, such as a cluster's, with `ahead` items under way."""
-    waiting: deque[tuple[C, Future[R]]] = deque()
+    waiting: deque[tuple[C, Future[Any]]] = deque()
     try:
         for item, context in items:
             waiting.append((context, executor.submit(function, item)))
@@ -74,7 +74,7 @@ def on_executor(
             future.cancel()
 
 
-def _settled(waiting: "deque[tuple[C, Future[R]]]") -> tuple[C, R]:
+def _settled(waiting: "deque[tuple[C, Future[Any]]]") -> tuple[C, Any]:
     context, future = waiting.popleft()
     return context, future.result()
 

@@ -225,7 +225,6 @@ def test_processes_find_what_one_finds(index: Index, folder: Path, monkeypatch: 
 INDEX = """
     import sys
     from dcmtools.disk.index import Index
-from dcmtools.disk.parallel import in_processes
     from dcmtools.files import referencing
     referencing.BATCH = 5
     for record in referencing.index_paths([sys.argv[1]], Index(sys.argv[2])):
