@@ -1,5 +1,6 @@
 """The subcommand `index`."""
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -48,6 +49,7 @@ def index(
         from dcmtools.files.referencing import index_paths
 
         _check(inputs)
+        gc.set_threshold(50_000)  # thousands of records without circles are alive at once
         skipped: Counter[str] = Counter()
         where = frame.index()
         yield from beside(

@@ -13,7 +13,7 @@ from dcmtools.disk.part10 import same_data_set
 from dcmtools.disk.scanning import CHUNK, Spread, header_of, scan
 from dcmtools.disk.tree import Skipped, names_below
 from dcmtools.model.errors import BadData
-from dcmtools.model.record import Record, path_keys, path_of, pick
+from dcmtools.model.record import Record, name_of, path_keys, pick
 
 __all__ = ["BATCH", "SECONDS", "Stop", "conflicting", "header_of", "holds_same", "index_paths", "is_error", "never"]
 
@@ -144,10 +144,10 @@ class _References:
             told.extend(self._decided(items, lines))
             return lines
 
-        self._compare(items)
         if self._dry_run or not any(known or _is_new(record) for record, known in items):
             look()
         else:  # while nobody else writes: what another run has added meanwhile is not added again
+            self._compare(items)
             self._index.append_after(look)
         yield from map(_planned, told) if self._dry_run else told
         self._since = time.monotonic()
@@ -158,14 +158,14 @@ class _References:
         firsts = self._firsts(items)
         for record, _ in items:
             first = firsts.get(str(record.get("SOPInstanceUID"))) if _is_new(record) else None
-            path, there = path_of(record), path_of(first) if first else None
+            path, there = name_of(record), name_of(first) if first else None
             if path and there and path != there and not _is_gone(there):
                 self._holds_same(path, there)
 
-    def _holds_same(self, path: Path, there: Path) -> bool:
-        pair = (os.fspath(path), os.fspath(there))
+    def _holds_same(self, path: str, there: str) -> bool:
+        pair = (path, there)
         if pair not in self._same:
-            self._same[pair] = holds_same(path, Path(os.path.realpath(there)))
+            self._same[pair] = holds_same(Path(path), Path(os.path.realpath(there)))
         return self._same[pair]
 
     def _firsts(self, items: list[tuple[Record, Record | None]]) -> dict[str, Record]:
@@ -174,7 +174,7 @@ class _References:
     def _decided(self, items: list[tuple[Record, Record | None]], lines: list[Record]) -> list[Record]:
         """The records to tell of a batch; what the index has to learn goes to `lines`."""
         firsts = self._firsts(items)
-        read = [path for record, known in items if (known or _is_new(record)) and (path := path_of(record))]
+        read = [path for record, known in items if (known or _is_new(record)) and (path := name_of(record))]
         there = self._index.by_paths(read) if read else {}
         return [self._taken(record, there, firsts, lines) for record, _ in items]
 
@@ -188,8 +188,8 @@ class _References:
     def _taken(
         self, record: Record, known_at: dict[str, Record], firsts: dict[str, Record], lines: list[Record]
     ) -> Record:
-        path = path_of(record)
-        known = known_at.get(os.fspath(path)) if path and "state" not in record else None
+        path = name_of(record)
+        known = known_at.get(path) if path and "state" not in record else None
         if known and _has_gone_bad(record):
             lines.append(_tombstone(known))
         if not _is_new(record) or path is None:
@@ -201,27 +201,27 @@ class _References:
             lines.append(_tombstone(known))
         line = self._line(record, path, firsts, lines)
         lines.append(line)
-        known_at[os.fspath(path)] = line
+        known_at[path] = line
         if line.get("state") == "conflict":
             return conflicting(line)
         return (
-            {**firsts[uid], "state": "present", "source": shown(path)}
+            {**firsts[uid], "state": "present", "source": str(path_keys(path)["path"])}
             if line is not record
             else {**record, "state": "indexed"}
         )
 
-    def _line(self, record: Record, path: Path, firsts: dict[str, Record], lines: list[Record]) -> Record:
+    def _line(self, record: Record, path: str, firsts: dict[str, Record], lines: list[Record]) -> Record:
         """The line of a file that is new, or new in what it holds: its record, marked if another is the answer."""
         uid = str(record["SOPInstanceUID"])
         first = firsts.get(uid)
-        there = path_of(first) if first else None
+        there = name_of(first) if first else None
         if first and there and there != path and _is_gone(there):  # it was moved here
             lines.append(_tombstone(first))
             first = None
         if first is None or there is None or there == path:
             firsts[uid] = record
             return record
-        mark = {"duplicate_of": os.fspath(there)}
+        mark = {"duplicate_of": there}
         return {**record, **mark} if self._holds_same(path, there) else {**record, **mark, "state": "conflict"}
 
 
@@ -253,10 +253,10 @@ def _tombstone(record: Record) -> Record:
     return {"type": "tombstone", **pick(record, "SOPInstanceUID", "path", "path_b64")}
 
 
-def _is_gone(path: Path) -> bool:
+def _is_gone(path: str) -> bool:
     """Whether nothing has this name; what cannot be looked at may be there."""
     try:
-        path.lstat()
+        os.lstat(path)
     except FileNotFoundError:
         return True
     except OSError:

@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.builders import write_instance, write_series
 from tests.cli.conftest import records
-from tests.conftest import RunDcmtools
+from tests.conftest import RunDcmtools, StartDcmtools
 
 
 @pytest.fixture
@@ -82,3 +86,52 @@ def test_words_that_will_be_verbs_are_no_folders(dcmtools: RunDcmtools, scans: P
 
     assert dcmtools("index", "check", "--archive", "archive").returncode == 2
     assert dcmtools("index", "./check", "--archive", "archive").returncode == 0
+
+
+IMPORTED = """
+import sys
+from dcmtools.cli.main import _run
+sys.argv = ["dcmtools", "index", sys.argv[1], "--index", "index.jsonl"]
+code = _run()
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_no_heavy_library_is_imported(tmp_path: Path, environment: dict[str, str]) -> None:
+    write_series(tmp_path / "plain", 300)
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORTED, "plain"],
+            capture_output=True,
+            check=True,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+        )
+        loaded = set(done.stderr.splitlines()[-1].split())
+        assert "msgspec" in loaded
+        assert not loaded & {"pydicom", "pynetdicom", "numpy", "nibabel", "tqdm", "multiprocessing", "concurrent"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_all_its_processes_ends_it_gently_and_the_next_run_goes_on(
+    start_dcmtools: StartDcmtools, dcmtools: RunDcmtools, tmp_path: Path, number: int
+) -> None:
+    sample = write_instance(tmp_path / "sample.dcm")
+    (tmp_path / "many").mkdir()
+    for count in range(4000):
+        os.link(sample, tmp_path / "many" / f"{count:04}.dcm")
+    running = start_dcmtools("index", "many", "--index", "index.jsonl", "--jobs", 2)
+    assert running.stdout
+    running.stdout.readline()
+
+    os.killpg(running.pid, number)
+    rest = running.stdout.read()
+
+    assert running.wait(60) == 128 + number
+    assert "Traceback" not in (tmp_path / "stderr-1.txt").read_text()
+    assert all(one["type"] == "instance" for one in records(rest))
+    again = dcmtools("index", "many", "--index", "index.jsonl")
+    assert again.returncode == 0
+    assert len(records(again.stdout)) == 4000
