@@ -59,25 +59,35 @@ def in_processes(jobs: int, function: Callable[[T], R], items: Iterable[tuple[T,
 
 
 def on_executor(
-    executor: "Executor", ahead: int, function: Callable[[T], R], items: Iterable[tuple[T, C]]
+    executor: "Executor",
+    ahead: int,
+    deaths: tuple[type[Exception], ...],
+    function: Callable[[T], R],
+    items: Iterable[tuple[T, C]],
 ) -> Iterator[tuple[C, R | Lost]]:
-    """The results, made by any executor of concurrent.futures, such as a cluster's, with `ahead` items under way."""
+    """The results, made by any executor of concurrent.futures, such as a cluster's, with `ahead` items under way.
+
+    An item is Lost when its future raises one of `deaths`, which tell that whoever worked on it is gone.
+    """
     waiting: deque[tuple[C, Future[Any]]] = deque()
     try:
         for item, context in items:
             waiting.append((context, executor.submit(function, item)))
             if len(waiting) >= ahead:
-                yield _settled(waiting)
+                yield _settled(waiting, deaths)
         while waiting:
-            yield _settled(waiting)
+            yield _settled(waiting, deaths)
     finally:
         for _, future in waiting:
             future.cancel()
 
 
-def _settled(waiting: "deque[tuple[C, Future[Any]]]") -> tuple[C, Any]:
+def _settled(waiting: "deque[tuple[C, Future[Any]]]", deaths: tuple[type[Exception], ...]) -> tuple[C, Any]:
     context, future = waiting.popleft()
-    return context, future.result()
+    try:
+        return context, future.result()
+    except deaths:
+        return context, Lost()
 
 
 class _Slot:

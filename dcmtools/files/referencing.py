@@ -35,6 +35,11 @@ def never() -> bool:
     return False
 
 
+def trust(known: Record) -> bool:  # noqa: ARG001 - the signature of doubt
+    """Doubts nothing."""
+    return False
+
+
 def index_paths(
     paths: Iterable[Path | str],
     index: Index,
@@ -44,16 +49,18 @@ def index_paths(
     stop: Stop = never,
     skipped: Skipped | None = None,
     spread: Spread = serially,
+    doubt: Callable[[Record], bool] = trust,
 ) -> Iterator[Record]:
     """A record for each file, which stays where it is: its instance, or why there is none.
 
     The `state` is indexed, present (unchanged since, by size and time, or the same data set as a file that the index
     has; the record is then that file's) or conflict (another file has this UID, with other content). A `dry_run`
-    writes nothing; the state is then planned, and the `plan` what it would be. `spread` is how the files are read.
+    writes nothing; the state is then planned, and the `plan` what it would be. `spread` is how the files are read; of
+    what the index knows, what is to `doubt` is read again, however unchanged it looks.
     """
     references = _References(index, dry_run=dry_run)
     found = until(stop, names_below(paths, follow=follow, skipped=skipped))
-    for entries, headers in scan(_looked_up(found, index), spread):
+    for entries, headers in scan(_looked_up(found, index, doubt), spread):
         unread = iter(headers)
         for entry in entries:
             yield from references.add(next(unread) if entry.to_read else entry.found, entry.known)
@@ -68,19 +75,21 @@ class _Entry(NamedTuple):
     to_read: bool
 
 
-def _looked_up(found: Iterable[str | Record], index: Index) -> Iterator[tuple[list[str], list[_Entry]]]:
+def _looked_up(
+    found: Iterable[str | Record], index: Index, doubt: Callable[[Record], bool]
+) -> Iterator[tuple[list[str], list[_Entry]]]:
     """Chunks of files: those that must be read, and all."""
     for chunk in _chunks(found, CHUNK):
         known = index.by_paths(one for one in chunk if isinstance(one, str))
-        entries = [_entry(one, known) for one in chunk]
+        entries = [_entry(one, known, doubt) for one in chunk]
         yield [one.found for one in entries if one.to_read and isinstance(one.found, str)], entries
 
 
-def _entry(found: str | Record, known_at: dict[str, Record]) -> _Entry:
+def _entry(found: str | Record, known_at: dict[str, Record], doubt: Callable[[Record], bool]) -> _Entry:
     if not isinstance(found, str):
         return _Entry(found, None, to_read=False)
     known = known_at.get(found)
-    return _Entry(found, known, to_read=known is None or not is_unchanged(found, known))
+    return _Entry(found, known, to_read=known is None or doubt(known) or not is_unchanged(found, known))
 
 
 def until(stop: Stop, items: Iterable[_T]) -> Iterator[_T]:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,37 @@ def test_signal_to_all_its_processes_ends_it_gently_and_the_next_run_goes_on(
     again = dcmtools("index", "many", "--index", "index.jsonl")
     assert again.returncode == 0
     assert len(records(again.stdout)) == 4000
+
+
+def test_known_folders_are_looked_at_again_and_rebuilt_without_naming_them(
+    dcmtools: RunDcmtools, scans: Path, tmp_path: Path
+) -> None:
+    index = ("--index", "index.jsonl")
+    dcmtools("index", scans, *index)
+    gone = next(scans.rglob("*.dcm"))
+    gone.unlink()
+    write_instance(gone.with_name("new.dcm"))
+
+    again = dcmtools("index", "--refresh", *index)
+    assert again.returncode == 0
+    assert Counter(one["state"] for one in records(again.stdout)) == {"present": 74, "indexed": 1}
+    pruned = dcmtools("index", "--prune-missing", *index, "--new")
+    assert [(one["state"], one["path"]) for one in records(pruned.stdout)] == [("removed", str(gone))]
+    found = dcmtools("find", "--level", "instance", "--format", "paths", *index).stdout.splitlines()
+    rebuilt = dcmtools("index", "--rebuild", *index)
+    assert Counter(one["state"] for one in records(rebuilt.stdout)) == {"indexed": 75}
+    assert sorted(dcmtools("find", "--level", "instance", "--format", "paths", *index).stdout.splitlines()) == sorted(
+        found
+    )
+
+    scans.rename(tmp_path / "unmounted")
+    refused = dcmtools("index", "--prune-missing", *index)
+    assert refused.returncode == 3
+    assert "--yes" in refused.stderr
+    assert len(dcmtools("find", "--level", "instance", *index).stdout.splitlines()) == 75
+
+
+def test_words_that_do_not_go_together_are_usage_errors(dcmtools: RunDcmtools, scans: Path) -> None:
+    for words in ((), ("--refresh", "-"), (scans, "--rebuild", "--dry-run"), (scans, "--cluster", "here")):
+        assert dcmtools("index", *words, "--index", "index.jsonl").returncode == 2
+    assert dcmtools("index", "--refresh", "--index", "index.jsonl").returncode == 66

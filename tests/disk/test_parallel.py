@@ -57,7 +57,7 @@ def test_results_come_in_the_order_of_the_items(count: int, jobs: int) -> None:
     assert list(in_processes(jobs, squared, items(count))) == expected
     assert list(serially(squared, items(count))) == expected
     with ThreadPoolExecutor(jobs) as executor:
-        assert list(on_executor(executor, 3, squared, items(count))) == expected
+        assert list(on_executor(executor, 3, (), squared, items(count))) == expected
 
 
 def test_so_many_processes_work_as_there_are_jobs() -> None:
@@ -81,6 +81,14 @@ def test_exception_is_raised_where_the_results_are_read() -> None:
         list(in_processes(2, refused_by_five, items(40)))
     with pytest.raises(RuntimeError, match="Unpackable: no pickle can make it again"):
         list(in_processes(2, unpackable, items(2)))
+
+
+def test_item_whose_worker_elsewhere_is_gone_is_lost() -> None:
+    with ThreadPoolExecutor(2) as executor:
+        results = [one for _, one in on_executor(executor, 3, (ValueError,), refused_by_five, items(9))]
+
+    assert isinstance(results.pop(5), Lost)
+    assert results == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
 def test_only_a_few_items_are_taken_ahead() -> None:
