@@ -16,6 +16,7 @@ from dcmtools.model.query import Query
 from dcmtools.model.record import UNIQUE_KEY, Record, encode, pick, type_of
 
 if TYPE_CHECKING:
+    from dcmtools.disk.index import Index
     from dcmtools.disk.indexes import Indexes
     from dcmtools.model.node import Node
 
@@ -68,12 +69,18 @@ def ask(frame: Frame, nodes: Sequence[str], query: Query) -> Iterator[Record]:
 
 
 def several(names: Sequence[str]) -> "Indexes":
-    """The indexes of these names, each a file or the folder of an archive; NoInput when one is not there."""
-    from dcmtools.disk.index import Index
+    """The indexes of these names, asked as one."""
     from dcmtools.disk.indexes import Indexes
 
+    return Indexes(indexes_named(names))
+
+
+def indexes_named(names: Sequence[str]) -> "list[Index]":
+    """The indexes of these names, each a file or the folder of an archive; NoInput when one is not there."""
+    from dcmtools.disk.index import Index
+
     files = [Path(name).expanduser() for name in names]
-    return Indexes([Index(file / INDEX_NAME if file.is_dir() else file, must_exist=True) for file in files])
+    return [Index(file / INDEX_NAME if file.is_dir() else file, must_exist=True) for file in files]
 
 
 def from_stdin(frame: Frame, query: Query) -> Iterator[Record]:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "index_export",
         "Write all instances of the index to a Parquet file, for DuckDB, Spark or pandas.",
     ),
+    "index merge": ("index_merge", "Take what other indexes know into the index, without reading the files again."),
     "index stats": (
         "index_stats",
         "Tell how much the index holds: patients, studies, series, instances, bytes, dates.",

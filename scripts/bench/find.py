@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Times `dcmtools find` on an index of a million instances, side by side with reading its lines, whole processes.
 
     .venv/bin/python scripts/bench/find.py [INSTANCES]      default: 1000000; needs 3 GB in the folder for temporaries

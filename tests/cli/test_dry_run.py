@@ -19,6 +19,7 @@ from tests.conftest import RunDcmtools, StartDcmtools
 CALLS = {
     "index": "index scans --index new.jsonl",
     "index compact": "index compact --archive archive",
+    "index merge": "index merge archive --index new.jsonl",
     "index export": "index export --archive archive --parquet new.parquet",
     "import": "import scans --archive new",
     "import --move": "import scans --archive new --move",

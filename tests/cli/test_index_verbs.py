@@ -151,6 +151,26 @@ def test_parquet_has_a_row_for_each_instance(dcmtools: RunDcmtools, archive: Pat
         }
 
 
+def test_merged_index_has_what_the_others_have_each_file_once(
+    dcmtools: RunDcmtools, archive: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    dcmtools("index", phantoms, "--index", tmp_path / "one.jsonl")
+    merge = ("index", "merge", archive, tmp_path / "one.jsonl", "--index", tmp_path / "all.jsonl")
+    gone = next(archive.rglob("*.dcm"))
+    gone.unlink()
+
+    first = dcmtools(*merge)
+    again = dcmtools(*merge)
+
+    assert first.returncode == again.returncode == 3
+    assert [one["cause"] for one in records(first.stdout, "error")] == ["vanished"]
+    states = [one["state"] for one in records(first.stdout, "instance")]
+    assert (states.count("indexed"), states.count("present")) == (75, 74)
+    assert {one["state"] for one in records(again.stdout, "instance")} == {"present"}
+    assert sum(one["NumberOfStudyRelatedInstances"] for one in Index(tmp_path / "all.jsonl").find(Query())) == 75
+    assert dcmtools("index", "merge", tmp_path / "none", "--index", tmp_path / "all.jsonl").returncode == 66
+
+
 @pytest.mark.parametrize("verb", ["check", "stats", "compact", "export"])
 def test_index_that_is_not_there_ends_with_66(dcmtools: RunDcmtools, tmp_path: Path, verb: str) -> None:
     more = ["--parquet", tmp_path / "x.parquet"] if verb == "export" else []

@@ -215,8 +215,8 @@ def test_another_file_system_is_no_hindrance(archive: Archive) -> None:
 def test_dry_run_says_all_and_does_nothing(archive: Archive, source: Path, mode: Mode) -> None:
     records = list(import_paths([source], archive, mode, dry_run=True))
 
-    assert states(records) == {DONE.get(mode, "indexed"): 6, "not-dicom": 1, "truncated": 1}
-    assert all(record["dry_run"] for record in records if record["type"] == "instance")
+    assert states(records) == {DONE.get(mode, "planned"): 6, "not-dicom": 1, "truncated": 1}
+    assert all(record.get("dry_run") or "plan" in record for record in records if record["type"] == "instance")
     assert not archive.root.exists()
     if mode != "reference":
         list(import_paths([source / "a"], archive))
