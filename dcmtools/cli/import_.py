@@ -23,15 +23,25 @@ def import_(
     *,
     inputs: Paths,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the files (default).")] = False,
-    link: Annotated[bool, typer.Option("--link", help="Hard links, copies from another disk.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Share the blocks, else hard links, else copies.")] = False,
     move: Annotated[bool, typer.Option("--move", help="Remove the files where they were.")] = False,
     reference: Annotated[bool, typer.Option("--reference", help="Leave the files where they are, as index.")] = False,
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--layout",
+            metavar="TEMPLATE",
+            help="Where files lie in the archive, such as '{PatientID}/{SeriesNumber:04}/{SOPInstanceUID}.dcm'; "
+            "or uid (default), patient, date.",
+            show_default=False,
+        ),
+    ] = "uid",
     follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links below folders.")] = False,
 ) -> None:
     """Bring DICOM files into the archive and its index.
 
-    Each instance gets its place study/series/instance.dcm. What is there already stays; another file with the same UID
-    goes to quarantine. On a terminal the summary is shown, elsewhere the record of each file.
+    Each instance gets its place study/series/instance.dcm, or as --layout says. What is there already stays; another
+    file with the same UID goes to quarantine. On a terminal the summary is shown, elsewhere the record of each file.
 
     Example:
         dcmtools import /media/incoming --move --lock import | dcmtools convert-nifti - --out /data/nifti --quiet
@@ -54,6 +64,9 @@ def import_(
         mode, skipped = one_of(flags), Counter[str]()
         if mode != "reference" and frame.index_file != frame.archive / INDEX_NAME:
             raise UsageError("the archive keeps its own index", "leave --index out, or use --reference")
+        if mode == "reference" and layout != "uid":
+            raise UsageError("--layout does not go together with --reference", "files stay where they are with it")
+        archive = Archive(frame.archive, layout)
         dry_run = frame.common.dry_run
 
         def take(paths: Iterator[Path]) -> Iterator[Record]:
@@ -61,7 +74,6 @@ def import_(
                 return index_paths(
                     paths, frame.index(), follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped
                 )
-            archive = Archive(frame.archive)
             items = import_paths(paths, archive, mode, follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped)
             return _into(archive.root, items)
 

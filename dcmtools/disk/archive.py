@@ -1,7 +1,8 @@
 """The archive: a folder of files, one an instance, with its index (DESIGN §4).
 
 An instance lies at <StudyInstanceUID>/<SeriesInstanceUID>/<SOPInstanceUID>.dcm, so that a name which is taken is how a
-duplicate shows. What comes in is written below `.dcmtools-incoming` and gets its name when it is whole and synced.
+duplicate shows; where another layout was asked for, the index shows it. What comes in is written below
+`.dcmtools-incoming` and gets its name when it is whole and synced.
 """
 
 import errno
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX, fsync_folder, link_into, make_folders, temporary_name
-from dcmtools.disk.header import read_header
+from dcmtools.disk.header import read_header, read_meta
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import flock_within, open_lock
 from dcmtools.disk.part10 import data_set_hash, same_data_set
 from dcmtools.disk.tree import INDEX_NAME, QUARANTINE
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, DiskFull, IOFailure, Locked, from_os
+from dcmtools.model.layout import parse_layout
 from dcmtools.model.names import is_uid, safe_name
 from dcmtools.model.record import Record, event, path_keys, path_of, pick
 
@@ -58,20 +60,26 @@ class Incoming:
 class Archive:
     """A folder with instances and their index. Nothing in it is ever overwritten, and nothing lands outside it."""
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, layout: str = "uid") -> None:
         self.root = Path(os.path.realpath(root))
+        self.layout = parse_layout(layout)
         self.index = Index(self.root / INDEX_NAME, self.root)
         self._making = threading.Lock()
         self._turn = threading.Condition()
         self._claims: set[str] = set()
 
     def path_for(self, record: Record) -> Path:
-        """Where an instance belongs; BadData when its UIDs are none."""
+        """Where an instance belongs; BadData when its UIDs are none.
+
+        Where a layout does not tell instances apart, and another one has the name already, it is another name.
+        """
         uids = [record.get(key) for key in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         if not all(map(is_uid, uids)):
             raise BadData("an instance without usable UIDs has no place in an archive", cause="bad-uid")
-        study, series, instance = (safe_name(str(uid)) for uid in uids)
-        return self.root / study / series / f"{instance}.dcm"
+        final = self.root / self.layout.path(record)
+        if not self.layout.tells_instances_apart and _is_of_another(final, record):
+            return self.root / self.layout.distinct_path(record)
+        return final
 
     def require_free(self, least: int) -> None:
         """DiskFull when fewer than so many bytes are left for the archive."""
@@ -189,6 +197,8 @@ class Archive:
             committed = _committed("received", final, record)
             known.append(committed.record)
             return committed
+        if first is None and self.path_for(record) != final:  # another process gave the name to another instance
+            return self._place(temporary, record, known, events)
         first = first or final
         if _is_same(temporary, first):
             temporary.unlink()
@@ -346,6 +356,14 @@ def _damage(path: Path, told: Record) -> str:
     except BadData as problem:
         return problem.cause if problem.cause in _DAMAGES else ""
     return ""
+
+
+def _is_of_another(path: Path, record: Record) -> bool:
+    """Whether a name is taken by something that is not this instance."""
+    try:
+        return bool(read_meta(path).sop_instance != record["SOPInstanceUID"])
+    except BadData:
+        return os.path.lexists(path)
 
 
 def _is_same(temporary: Path, first: Path) -> bool:

@@ -35,7 +35,9 @@ __all__ = ["Mode", "import_paths", "index_paths"]
 
 Mode = Literal["copy", "link", "move", "reference"]
 
-_DONE = {"copy": "copied", "link": "linked", "move": "moved"}
+# How many files are looked up in the index at once, and how long they may be waited for: a slow pipe is no hindrance.
+_CHUNK = 256
+_CHUNK_SECONDS = 0.2
 
 
 def import_paths(
@@ -51,43 +53,36 @@ def import_paths(
     """A record for each file: its instance in the archive, or why there is none.
 
     The `state` is copied, linked, moved, present (the same data set was there already) or conflict (the first stays,
-    this one is kept in quarantine; a source to move stays where it is). `source` is the path that was read. Records
-    come when they are durable. DiskFull and IOFailure end the run, after what was done before.
+    this one is kept in quarantine; a source to move stays where it is); in a dry run planned, with what it would be as
+    `plan`. `source` is the path that was read. Records come when they are durable. DiskFull and IOFailure end the run,
+    after what was done before.
     """
     if mode == "reference":
         yield from index_paths(paths, archive.index, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
         return
-    found = files_below(paths, follow=follow, skipped=skipped)
+    found = until(stop, files_below(paths, follow=follow, skipped=skipped))
     if dry_run:
-        yield from (_plan(one, archive, mode) for one in until(stop, found))
+        plan = _Plan(archive, mode)
+        for chunk in _chunks(found):
+            yield from plan.of(chunk)
         return
     with archive.incoming() as incoming:
         batch = _Batch(archive, incoming, mode)
-        for one in until(stop, found):
-            yield from batch.add(one)
+        for chunk in _chunks(found):
+            yield from batch.take(chunk)
         yield from batch.flush()
 
 
-def _plan(found: Path | Record, archive: Archive, mode: Mode) -> Record:
-    """What an import would do with a file."""
-    record = header_of(found) if isinstance(found, Path) else found
-    if is_error(record) or not isinstance(found, Path):
-        return record
-    final = archive.path_for(record)
-    state = _done(found, archive, mode)
-    if final.exists():
-        state = "present" if holds_same(found, final) else "conflict"
-    return {**record, **path_keys(final), "state": state, "source": shown(found), "dry_run": True}
-
-
-def _done(source: Path, archive: Archive, mode: Mode) -> str:
-    """The state of a file that was taken in: one that lies in the archive already is never moved."""
-    return _DONE["copy" if mode == "move" and _is_inside(source, archive) else mode]
-
-
-def _is_inside(source: Path, archive: Archive) -> bool:
-    """Whether a name lies in the archive, by whatever links it was come to: nothing is removed there."""
-    return Path(os.path.realpath(source.parent)).is_relative_to(os.path.realpath(archive.root))
+def _chunks(items: Iterable[Path | Record]) -> Iterator[list[Path | Record]]:
+    chunk: list[Path | Record] = []
+    since = time.monotonic()
+    for item in items:
+        chunk.append(item)
+        if len(chunk) >= _CHUNK or time.monotonic() - since >= _CHUNK_SECONDS:
+            yield chunk
+            chunk, since = [], time.monotonic()
+    if chunk:
+        yield chunk
 
 
 @dataclass(slots=True)
@@ -98,6 +93,64 @@ class _Item:
     record: Record
     staged: Path | None = None
     there: Path | None = None
+    state: str = ""
+
+
+def _read(chunk: list[Path | Record], archive: Archive) -> Iterator[tuple[_Item, list[Record]]]:
+    """The files of a chunk, each with what the index has of its SOP Instance UID."""
+    items = [_Item(one, header_of(one)) if isinstance(one, Path) else _Item(Path(), one) for one in chunk]
+    known = archive.index.everywhere(
+        {str(item.record["SOPInstanceUID"]) for item in items if not is_error(item.record)}
+    )
+    for item in items:
+        yield item, known.get(str(item.record.get("SOPInstanceUID")), [])
+
+
+def _place_of(record: Record, known: list[Record], archive: Archive) -> tuple[Path, Record | None]:
+    """Where the archive has an instance, or would have it, and its line there."""
+    for one in known:
+        path = path_of(one)
+        if path and path.is_relative_to(archive.root) and one.get("state") != "conflict" and os.path.lexists(path):
+            return path, one
+    return archive.path_for(record), None
+
+
+class _Plan:
+    """What an import would do: it notes what it has told, for the second of two files with one UID meets the first."""
+
+    def __init__(self, archive: Archive, mode: Mode) -> None:
+        self._archive = archive
+        self._mode = mode
+        self._planned: dict[str, Path] = {}
+
+    def of(self, chunk: list[Path | Record]) -> Iterator[Record]:
+        """The plan for each file of a chunk."""
+        for item, known in _read(chunk, self._archive):
+            yield item.record if is_error(item.record) else self._plan(item.source, item.record, known)
+
+    def _plan(self, source: Path, record: Record, known: list[Record]) -> Record:
+        place, _ = _place_of(record, known, self._archive)
+        record = {**record, **path_keys(place), "source": shown(source)}
+        there = self._planned.get(uid := str(record["SOPInstanceUID"]), place)
+        if not os.path.lexists(there):
+            self._planned[uid] = source
+            return {**record, "state": "planned", "plan": _prospect(source, self._archive, self._mode)}
+        if holds_same(source, there):
+            return {**record, "state": "present"}
+        return {**conflicting({**record, "duplicate_of": shown(place)}), "state": "planned", "plan": "conflict"}
+
+
+def _prospect(source: Path, archive: Archive, mode: Mode) -> str:
+    """The state that a file would have."""
+    if mode == "link":
+        there = next(folder for folder in (archive.root, *archive.root.parents) if folder.exists())
+        return "linked" if source.stat().st_dev == there.stat().st_dev else "copied"
+    return "moved" if mode == "move" and not _is_inside(source, archive) else "copied"
+
+
+def _is_inside(source: Path, archive: Archive) -> bool:
+    """Whether a name lies in the archive, by whatever links it was come to: nothing is removed there."""
+    return Path(os.path.realpath(source.parent)).is_relative_to(os.path.realpath(archive.root))
 
 
 class _Batch:
@@ -108,24 +161,23 @@ class _Batch:
         self._incoming = incoming
         self._mode = mode
         self._items: list[_Item] = []
-        self._awaited: set[Path] = set()
+        self._awaited: set[str] = set()
         self._since = time.monotonic()
 
-    def add(self, found: Path | Record) -> Iterator[Record]:
-        """Takes a file in; the records of the batch when it is due."""
-        if isinstance(found, Path):
-            record = header_of(found)
-            if not is_error(record) and self._archive.path_for(record) in self._awaited:
+    def take(self, chunk: list[Path | Record]) -> Iterator[Record]:
+        """Takes files in; the records of the batch when it is due."""
+        for item, known in _read(chunk, self._archive):
+            if not is_error(item.record):
+                if str(item.record["SOPInstanceUID"]) in self._awaited:
+                    yield from self.flush()
+                try:
+                    self._prepare(item, known)
+                except IOFailure:
+                    yield from self.flush()
+                    raise
+            self._items.append(item)
+            if len(self._items) >= BATCH or time.monotonic() - self._since >= SECONDS:
                 yield from self.flush()
-            try:
-                self._items.append(self._item(found, record))
-            except IOFailure:
-                yield from self.flush()
-                raise
-        else:
-            self._items.append(_Item(Path(), found))
-        if len(self._items) >= BATCH or time.monotonic() - self._since >= SECONDS:
-            yield from self.flush()
 
     def flush(self) -> Iterator[Record]:
         """Makes the batch durable and tells of it."""
@@ -143,50 +195,53 @@ class _Batch:
         if failure:
             raise failure
 
-    def _item(self, source: Path, record: Record) -> _Item:
-        if is_error(record):
-            return _Item(source, record)
-        final = self._archive.path_for(record)
-        if os.path.lexists(final) and self._is_there(source, record, final):
-            state = final.stat()
-            place = {**path_keys(final), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
-            return _Item(source, {**record, **place, "state": "present"}, there=final)
-        temporary = self._incoming.new_path()
+    def _prepare(self, item: _Item, known: list[Record]) -> None:
+        """Finds the item's data set in the archive, or stages a file of it."""
+        place, line = _place_of(item.record, known, self._archive)
+        if os.path.lexists(place) and self._is_there(item, place, line):
+            state = place.stat()
+            where = {**path_keys(place), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
+            item.record, item.there = {**(line or item.record), **where, "state": "present"}, place
+            return
+        item.staged = self._incoming.new_path()
         try:
-            self._stage(source, temporary, record)
+            item.state = self._stage(item.source, item.staged, item.record)
+            self._awaited.add(str(item.record["SOPInstanceUID"]))
         except DcmtoolsError as problem:
-            temporary.unlink(missing_ok=True)
+            item.staged.unlink(missing_ok=True)
             if isinstance(problem, IOFailure):
                 raise
-            return _Item(source, problem.record())
-        self._awaited.add(final)
-        return _Item(source, record, staged=temporary)
+            item.staged, item.record = None, problem.record()
 
-    def _is_there(self, source: Path, record: Record, final: Path) -> bool:
+    def _is_there(self, item: _Item, place: Path, line: Record | None) -> bool:
         """Whether the archive has the same data set; who wants to remove the source has all bytes compared."""
-        state = final.lstat()
-        looks_same = (record["size"], record["mtime_ns"]) == (state.st_size, str(state.st_mtime_ns))
-        if looks_same and self._mode != "move":
-            return True
-        return holds_same(source, final)
+        if line is not None and self._mode != "move":
+            state, read = place.lstat(), item.record
+            if (read["size"], read["mtime_ns"]) == (state.st_size, str(state.st_mtime_ns)):
+                return True
+        return holds_same(item.source, place)
 
-    def _stage(self, source: Path, temporary: Path, record: Record) -> None:
-        """Brings a file into the archive's file system; it must still be what its record tells of."""
+    def _stage(self, source: Path, temporary: Path, record: Record) -> str:
+        """Brings a file into the archive's file system, and says how; it must still be what its record tells of."""
         try:
-            self._bring(source, temporary)
+            how = self._bring(source, temporary)
             state = temporary.stat()
         except OSError as problem:
             raise from_os(problem, "copying", source) from problem
         if (record["size"], record["mtime_ns"]) != (state.st_size, str(state.st_mtime_ns)):
             raise changed(source)
+        return how
 
-    def _bring(self, source: Path, temporary: Path) -> None:
+    def _bring(self, source: Path, temporary: Path) -> str:
         if self._mode == "link" and share_blocks(source, temporary):
-            pass
-        elif self._mode == "copy" or not link(source, temporary):
-            copy(source, temporary)
-            if self._mode == "move" and not same_bytes(source, temporary):
-                raise changed(source)
+            return "linked"
+        moved = self._mode == "move" and not _is_inside(source, self._archive)
+        if self._mode != "copy" and link(source, temporary):
+            return "moved" if moved else "linked" if self._mode == "link" else "copied"
+        copy(source, temporary)
+        if self._mode == "move" and not same_bytes(source, temporary):
+            raise changed(source)
+        return "moved" if moved else "copied"
 
     def _committed(self, items: list[_Item]) -> list[Committed | DcmtoolsError]:
         if not items:
@@ -204,7 +259,7 @@ class _Batch:
         record = outcome.record if isinstance(outcome, Committed) else outcome
         if is_error(record):
             return record
-        state = _done(item.source, self._archive, self._mode) if record["state"] == "received" else record["state"]
+        state = item.state if record["state"] == "received" else record["state"]
         record = {**record, "state": state, "source": shown(item.source)}
         if state == "conflict":
             record = conflicting(record)

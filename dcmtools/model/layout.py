@@ -18,7 +18,7 @@ from typing import Any
 
 from dcmtools.model.errors import UsageError
 from dcmtools.model.keys import BY_KEYWORD
-from dcmtools.model.names import MAX_BYTES, safe_name, short_hash
+from dcmtools.model.names import MAX_BYTES, is_uid, safe_name, short_hash
 from dcmtools.model.record import Record
 
 # What stands where a record has no value.
@@ -55,7 +55,12 @@ class Field:
 
     def text(self, record: Record) -> str:
         """The record's value as part of a safe name."""
-        value = _plain(record.get(self.keyword), _VRS[self.keyword])
+        value = record.get(self.keyword)
+        if not self.width and is_uid(
+            value
+        ):  # as most fields are, and every one of the default layout: it is a safe name as it stands
+            return str(value)
+        value = _plain(value, _VRS[self.keyword])
         sign = "-" if value.startswith("-") else ""
         digits = value.removeprefix("-")
         if self.width and digits.isascii() and digits.isdecimal():
@@ -98,8 +103,10 @@ class Layout:
     def _path(self, record: Record, mark: str) -> str:
         *folders, file = ("".join(_texts(component, record)) for component in self.components)
         end = mark + self.suffix
-        name = safe_name(file, default=MISSING, max_bytes=MAX_BYTES - len(end))
-        return "/".join((*(_free(safe_name(folder, default=MISSING)) for folder in folders), _free(name + end)))
+        names = [folder if is_uid(folder) else _free(safe_name(folder, default=MISSING)) for folder in folders]
+        if not is_uid(file):
+            file = safe_name(file, default=MISSING, max_bytes=MAX_BYTES - len(end))
+        return "/".join((*names, _free(file + end)))
 
 
 @cache

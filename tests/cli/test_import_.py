@@ -54,6 +54,30 @@ def test_another_index_for_copies_and_two_ways_at_once_are_refused(dcmtools: Run
         assert dcmtools("import", scans, "--archive", "archive", *words).returncode == 2
 
 
+def test_layout_gives_the_files_other_places_in_the_archive(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+    done = dcmtools("import", scans, "--archive", "archive", "--layout", "{Modality}/{PatientID}/{SOPInstanceUID}.dcm")
+    again = dcmtools("import", scans, "--archive", "archive", "--new")
+
+    assert (done.returncode, again.returncode) == (0, 0)
+    found = records(done.stdout, "instance")
+    assert {Path(one["path"]).parents[1].name for one in found} == {one["Modality"] for one in found}
+    assert records(again.stdout, "instance") == []
+    assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 75
+
+
+@pytest.mark.parametrize(
+    "words", [["--layout", "{PatientId}/x"], ["--layout", "/abs/{PatientID}"], ["--layout", "patient", "--reference"]]
+)
+def test_layout_that_means_nothing_is_refused(
+    dcmtools: RunDcmtools, scans: Path, tmp_path: Path, words: list[str]
+) -> None:
+    done = dcmtools("import", scans, "--archive", "archive", *words)
+
+    assert done.returncode == 2
+    assert "layout" in done.stderr
+    assert not (tmp_path / "archive").exists()
+
+
 def test_other_file_of_the_same_uid_is_in_conflict(dcmtools: RunDcmtools, scans: Path) -> None:
     dcmtools("import", scans, "--archive", "archive")
     other = next(scans.rglob("*.dcm"))

@@ -192,7 +192,8 @@ def test_link_shares_the_file_and_a_link_to_it_is_copied(archive: Archive, tmp_p
 
     linked, copied = import_paths([path, tmp_path / "alias"], archive, "link")
 
-    assert linked["state"] == copied["state"] == "linked"
+    assert (linked["state"], copied["state"]) == ("linked", "copied")
+    assert Path(linked["path"]).samefile(path)
     assert not Path(copied["path"]).is_symlink()
     assert same_bytes(Path(copied["path"]), other)
 
@@ -205,22 +206,38 @@ def test_another_file_system_is_no_hindrance(archive: Archive) -> None:
         for mode in INTO:
             path = write_instance(other / mode, 1, 1, 1, INTO.index(mode) + 1)
             (record,) = import_paths([path], archive, mode)
-            assert record["state"] == DONE[mode]
+            assert record["state"] == {"link": "copied"}.get(mode, DONE[mode])
             assert path.exists() == (mode != "move")
+            planned = next(iter(import_paths([write_instance(other / "x", 2)], archive, mode, dry_run=True)))
+            assert planned["plan"] == record["state"]
     finally:
         shutil.rmtree(other, ignore_errors=True)
 
 
-@pytest.mark.parametrize("mode", [*INTO, "reference"])
-def test_dry_run_says_all_and_does_nothing(archive: Archive, source: Path, mode: Mode) -> None:
-    records = list(import_paths([source], archive, mode, dry_run=True))
+@pytest.mark.parametrize("mode", INTO)
+def test_dry_run_tells_what_the_run_then_does(archive: Archive, source: Path, mode: Mode) -> None:
+    write_instance(source / "b" / "x", 2)
+    write_instance(source / "b" / "y", 2, PatientID="OTHER")
 
-    assert states(records) == {DONE.get(mode, "indexed"): 6, "not-dicom": 1, "truncated": 1}
-    assert all(record["dry_run"] for record in records if record["type"] == "instance")
+    planned = list(import_paths([source], archive, mode, dry_run=True))
     assert not archive.root.exists()
-    if mode != "reference":
-        list(import_paths([source / "a"], archive))
-        assert states(import_paths([source / "a"], archive, mode, dry_run=True)) == {"present": 3}
+    done = list(import_paths([source], archive, mode))
+
+    assert states(planned) == {"planned": 7, "present": 1, "not-dicom": 1, "truncated": 1}
+    for plan, record in zip(planned, done, strict=True):
+        assert plan.get("plan", plan.get("state")) == record.get("state")
+        assert plan.get("source") == record.get("source")
+        assert plan["path"] == record["path"] or record["state"] == "conflict"
+    if mode != "move":
+        again = states(import_paths([source], archive, mode, dry_run=True))
+        assert again == {"present": 7, "planned": 1, "not-dicom": 1, "truncated": 1}
+
+
+def test_dry_run_of_reference_does_nothing(archive: Archive, source: Path) -> None:
+    records = list(import_paths([source], archive, "reference", dry_run=True))
+
+    assert len(records) == 8
+    assert not archive.root.exists()
 
 
 def test_reference_leaves_files_where_they_are(archive: Archive, source: Path) -> None:
@@ -230,6 +247,63 @@ def test_reference_leaves_files_where_they_are(archive: Archive, source: Path) -
     assert {path.name for path in archive.root.iterdir()} == {"index.jsonl", "index.lock"}
     assert states(import_paths([source], archive)) == {"copied": 6, "not-dicom": 1, "truncated": 1}
     assert all(record["path"].startswith(str(archive.root)) for record in archive.index.instances())
+
+
+PATIENT = "{PatientID}/{StudyDate}/{SeriesNumber:04}_{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+
+
+def test_layout_says_where_instances_lie_and_the_index_what_is_there(tmp_path: Path, source: Path) -> None:
+    archive = Archive(tmp_path / "archive", PATIENT)
+
+    records = list(import_paths([source / "a"], archive))
+    before = snapshot(archive.root)
+    again = [*import_paths([source / "a"], archive), *import_paths([source / "a"], Archive(archive.root))]
+
+    assert records[0]["path"] == str(
+        archive.root / "P1" / "20240101" / f"0001_{uid(1, 1, 1)}" / f"{uid(1, 1, 1, 1)}.dcm"
+    )
+    assert states(again) == {"present": 6}
+    assert {record["path"] for record in again} == {record["path"] for record in records}
+    assert snapshot(archive.root) == before
+
+
+@pytest.mark.parametrize("template", ["IM{InstanceNumber:04}.dcm", "{Modality}/x"])
+def test_layout_that_gives_one_name_to_all_loses_none(tmp_path: Path, source: Path, template: str) -> None:
+    archive = Archive(tmp_path / "archive", template)
+    write_instance(source / "b" / "other", 2, PatientID="OTHER")
+
+    records = list(import_paths([source / "a", source / "b"], archive))
+    before = snapshot(archive.root)
+    again = list(import_paths([source / "a", source / "b"], archive))
+
+    assert states(records) == {"copied": 6, "conflict": 1}
+    assert states(again) == {"present": 6, "conflict": 1}
+    assert {read_header(record["path"])["SOPInstanceUID"] for record in archive.index.instances()} == {
+        record["SOPInstanceUID"] for record in records
+    }
+    assert snapshot(archive.root) == before
+
+
+def test_file_of_a_layout_without_its_line_is_not_copied_again(tmp_path: Path, source: Path) -> None:
+    archive = Archive(tmp_path / "archive", "IM{InstanceNumber:04}.dcm")
+    list(import_paths([source / "a", source / "b"], archive))
+    before = {name: inode for name, (inode, _) in snapshot(archive.root).items() if name.endswith(".dcm")}
+    archive.index.file.unlink()
+
+    assert states(import_paths([source / "a", source / "b"], archive)) == {"present": 6}
+
+    assert {name: inode for name, (inode, _) in snapshot(archive.root).items() if name.endswith(".dcm")} == before
+    assert len(list(archive.index.instances())) == 6
+
+
+@pytest.mark.parametrize("value", ["../../outside", "/etc", "quarantine", "index.jsonl", ".hidden", "a\\b:c", "x" * 64])
+def test_no_value_of_a_layout_leaves_the_archive_or_hides_in_it(tmp_path: Path, value: str) -> None:
+    archive = Archive(tmp_path / "archive", "{PatientID}/{SOPInstanceUID}")
+
+    (record,) = import_paths([write_instance(tmp_path / "x", PatientID=value)], archive)
+
+    assert Path(record["path"]).is_relative_to(archive.root)
+    assert states(import_paths([archive.root], archive)) == {"present": 1}
 
 
 def test_stop_ends_after_what_was_begun(archive: Archive, tmp_path: Path) -> None:
