@@ -40,8 +40,9 @@ def import_(
 ) -> None:
     """Bring DICOM files into the archive and its index.
 
-    Each instance gets its place study/series/instance.dcm, or as --layout says. What is there already stays; another
-    file with the same UID goes to quarantine. On a terminal the summary is shown, elsewhere the record of each file.
+    Archives (zip, tar) are unpacked, and a DICOMDIR lists its files. Each instance gets its place
+    study/series/instance.dcm, or as --layout says. What is there already stays; another file with the same UID goes to
+    quarantine. On a terminal the summary is shown, elsewhere the record of each file.
 
     Example:
         dcmtools import /media/incoming --move --lock import | dcmtools convert-nifti - --out /data/nifti --quiet
@@ -58,7 +59,7 @@ def import_(
 
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.disk.archive import Archive
-        from dcmtools.files.import_ import import_paths, index_paths
+        from dcmtools.files.import_ import import_paths, reference_paths
 
         flags: dict[Mode, bool] = {"copy": copy, "link": link, "move": move, "reference": reference}
         mode, skipped = one_of(flags), Counter[str]()
@@ -67,14 +68,13 @@ def import_(
         if mode == "reference" and layout != "uid":
             raise UsageError("--layout does not go together with --reference", "files stay where they are with it")
         archive = Archive(frame.archive, layout)
-        dry_run = frame.common.dry_run
 
         def take(paths: Iterator[Path]) -> Iterator[Record]:
+            dry_run, stop = frame.common.dry_run, frame.stop
             if mode == "reference":
-                return index_paths(
-                    paths, frame.index(), follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped
-                )
-            items = import_paths(paths, archive, mode, follow=follow, dry_run=dry_run, stop=frame.stop, skipped=skipped)
+                index = frame.index()
+                return reference_paths(paths, index, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
+            items = import_paths(paths, archive, mode, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
             return _into(archive.root, items)
 
         yield from beside(frame, inputs, take)

@@ -9,12 +9,18 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from dcmtools.disk.archive import Archive, Committed, Incoming
-from dcmtools.disk.atomic import sync_file_system
+from dcmtools.disk.atomic import TEMPORARY_PREFIX, sync_file_system
+from dcmtools.disk.containers import Member
 from dcmtools.disk.copying import changed, copy, link, same_bytes, share_blocks
-from dcmtools.disk.tree import Skipped, files_below
+from dcmtools.disk.header import read_header
+from dcmtools.disk.index import Index
+from dcmtools.disk.part10 import data_set_hash
+from dcmtools.disk.tree import Skipped
+from dcmtools.files.inputs import Input, Inputs
 from dcmtools.files.referencing import (
     BATCH,
     SECONDS,
@@ -31,7 +37,7 @@ from dcmtools.files.referencing import (
 from dcmtools.model.errors import DcmtoolsError, IOFailure, from_os
 from dcmtools.model.record import Record, path_keys, path_of
 
-__all__ = ["Mode", "import_paths", "index_paths"]
+__all__ = ["Mode", "import_paths", "index_paths", "reference_paths"]
 
 Mode = Literal["copy", "link", "move", "reference"]
 
@@ -58,23 +64,42 @@ def import_paths(
     after what was done before.
     """
     if mode == "reference":
-        yield from index_paths(paths, archive.index, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
-        return
-    found = until(stop, files_below(paths, follow=follow, skipped=skipped))
-    if dry_run:
-        plan = _Plan(archive, mode)
-        for chunk in _chunks(found):
-            yield from plan.of(chunk)
-        return
-    with archive.incoming() as incoming:
-        batch = _Batch(archive, incoming, mode)
-        for chunk in _chunks(found):
-            yield from batch.take(chunk)
-        yield from batch.flush()
+        yield from reference_paths(paths, archive.index, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
+    elif dry_run:
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX) as folder:
+            inputs = Inputs(Path(folder) if mode != "move" else None, follow=follow, skipped=skipped)
+            plan = _Plan(archive, mode)
+            for chunk in _chunks(until(stop, inputs.of(paths))):
+                yield from plan.of(chunk)
+    else:
+        with archive.incoming() as incoming:
+            inputs = Inputs(incoming.folder if mode != "move" else None, follow=follow, skipped=skipped)
+            batch = _Batch(archive, incoming, mode)
+            for chunk in _chunks(until(stop, inputs.of(paths))):
+                yield from batch.take(chunk)
+            yield from batch.flush()
 
 
-def _chunks(items: Iterable[Path | Record]) -> Iterator[list[Path | Record]]:
-    chunk: list[Path | Record] = []
+def reference_paths(
+    paths: Iterable[Path | str],
+    index: Index,
+    *,
+    follow: bool = False,
+    dry_run: bool = False,
+    stop: Stop = never,
+    skipped: Skipped | None = None,
+) -> Iterator[Record]:
+    """As `index_paths`, with a DICOMDIR taken as the list of its files, and archives of files refused with words."""
+    inputs = Inputs(None)
+    found = inputs.paths(paths)
+    for record in index_paths(found, index, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped):
+        yield from inputs.refused()
+        yield record
+    yield from inputs.refused()
+
+
+def _chunks(items: Iterable[Input]) -> Iterator[list[Input]]:
+    chunk: list[Input] = []
     since = time.monotonic()
     for item in items:
         chunk.append(item)
@@ -91,14 +116,43 @@ class _Item:
 
     source: Path
     record: Record
+    member: Member | None = None
     staged: Path | None = None
     there: Path | None = None
     state: str = ""
 
+    @property
+    def name(self) -> str:
+        """What was read, for people."""
+        return self.member.source if self.member else shown(self.source)
 
-def _read(chunk: list[Path | Record], archive: Archive) -> Iterator[tuple[_Item, list[Record]]]:
+    @property
+    def where(self) -> Record:
+        """The keys of an error record that tell what was read."""
+        if self.member:
+            return {**path_keys(self.member.container), "source": self.member.source}
+        return path_keys(self.source)
+
+
+def _item(one: Input) -> _Item:
+    """An input with its header, or the error record in its place."""
+    if isinstance(one, dict):
+        return _Item(Path(), one)
+    if isinstance(one, Path):
+        return _Item(one, header_of(one))
+    item = _Item(one.path, {}, one)
+    try:
+        item.record = read_header(one.path)
+    except DcmtoolsError as problem:  # its own name says nothing to anybody
+        problem.reason = problem.reason.replace(str(one.path), one.source)
+        item.record = problem.record() | item.where
+        one.path.unlink(missing_ok=True)
+    return item
+
+
+def _read(chunk: list[Input], archive: Archive) -> Iterator[tuple[_Item, list[Record]]]:
     """The files of a chunk, each with what the index has of its SOP Instance UID."""
-    items = [_Item(one, header_of(one)) if isinstance(one, Path) else _Item(Path(), one) for one in chunk]
+    items = [_item(one) for one in chunk]
     known = archive.index.everywhere(
         {str(item.record["SOPInstanceUID"]) for item in items if not is_error(item.record)}
     )
@@ -121,28 +175,36 @@ class _Plan:
     def __init__(self, archive: Archive, mode: Mode) -> None:
         self._archive = archive
         self._mode = mode
-        self._planned: dict[str, Path] = {}
+        self._planned: dict[str, str] = {}  # SOP Instance UID -> the hash of its data set
 
-    def of(self, chunk: list[Path | Record]) -> Iterator[Record]:
+    def of(self, chunk: list[Input]) -> Iterator[Record]:
         """The plan for each file of a chunk."""
         for item, known in _read(chunk, self._archive):
-            yield item.record if is_error(item.record) else self._plan(item.source, item.record, known)
+            yield item.record if is_error(item.record) else self._plan(item, known)
+            if item.member:
+                item.source.unlink(missing_ok=True)
 
-    def _plan(self, source: Path, record: Record, known: list[Record]) -> Record:
-        place, _ = _place_of(record, known, self._archive)
-        record = {**record, **path_keys(place), "source": shown(source)}
-        there = self._planned.get(uid := str(record["SOPInstanceUID"]), place)
-        if not os.path.lexists(there):
-            self._planned[uid] = source
-            return {**record, "state": "planned", "plan": _prospect(source, self._archive, self._mode)}
-        if holds_same(source, there):
+    def _plan(self, item: _Item, known: list[Record]) -> Record:
+        place, _ = _place_of(item.record, known, self._archive)
+        record = {**item.record, **path_keys(place), "source": item.name}
+        planned = self._planned.get(uid := str(record["SOPInstanceUID"]))
+        if not (planned or os.path.lexists(place)):
+            self._planned[uid] = data_set_hash(os.path.realpath(item.source))
+            return {**record, "state": "planned", "plan": _prospect(item, self._archive, self._mode)}
+        if self._holds_same(item.source, planned, place):
             return {**record, "state": "present"}
         return {**conflicting({**record, "duplicate_of": shown(place)}), "state": "planned", "plan": "conflict"}
 
+    def _holds_same(self, source: Path, planned: str | None, place: Path) -> bool:
+        if planned:
+            return data_set_hash(os.path.realpath(source)) == planned
+        return holds_same(source, place)
 
-def _prospect(source: Path, archive: Archive, mode: Mode) -> str:
+
+def _prospect(item: _Item, archive: Archive, mode: Mode) -> str:
     """The state that a file would have."""
-    if mode == "link":
+    source = item.source
+    if mode == "link" and not item.member:
         there = next(folder for folder in (archive.root, *archive.root.parents) if folder.exists())
         return "linked" if source.stat().st_dev == there.stat().st_dev else "copied"
     return "moved" if mode == "move" and not _is_inside(source, archive) else "copied"
@@ -164,7 +226,7 @@ class _Batch:
         self._awaited: set[str] = set()
         self._since = time.monotonic()
 
-    def take(self, chunk: list[Path | Record]) -> Iterator[Record]:
+    def take(self, chunk: list[Input]) -> Iterator[Record]:
         """Takes files in; the records of the batch when it is due."""
         for item, known in _read(chunk, self._archive):
             if not is_error(item.record):
@@ -202,6 +264,12 @@ class _Batch:
             state = place.stat()
             where = {**path_keys(place), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
             item.record, item.there = {**(line or item.record), **where, "state": "present"}, place
+            if item.member:
+                item.source.unlink()
+            return
+        if item.member:  # it was unpacked to where a copy would be
+            item.staged, item.state = item.source, "copied"
+            self._awaited.add(str(item.record["SOPInstanceUID"]))
             return
         item.staged = self._incoming.new_path()
         try:
@@ -215,7 +283,7 @@ class _Batch:
 
     def _is_there(self, item: _Item, place: Path, line: Record | None) -> bool:
         """Whether the archive has the same data set; who wants to remove the source has all bytes compared."""
-        if line is not None and self._mode != "move":
+        if line is not None and self._mode != "move" and not item.member:
             state, read = place.lstat(), item.record
             if (read["size"], read["mtime_ns"]) == (state.st_size, str(state.st_mtime_ns)):
                 return True
@@ -255,12 +323,12 @@ class _Batch:
     def _told(self, item: _Item, outcome: Committed | DcmtoolsError | Record) -> Record:
         """The record that goes out for a file, after its source went if it was to be moved."""
         if isinstance(outcome, DcmtoolsError):
-            return outcome.record(**path_keys(item.source))
+            return outcome.record(**item.where)
         record = outcome.record if isinstance(outcome, Committed) else outcome
         if is_error(record):
             return record
         state = item.state if record["state"] == "received" else record["state"]
-        record = {**record, "state": state, "source": shown(item.source)}
+        record = {**record, "state": state, "source": item.name}
         if state == "conflict":
             record = conflicting(record)
         removes = self._mode == "move" and state != "conflict" and not _is_inside(item.source, self._archive)
