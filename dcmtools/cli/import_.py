@@ -1,27 +1,28 @@
 """The subcommand `import`."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dcmtools.cli.frame import INDEX_NAME, Frame, run
 from dcmtools.cli.options import Common, one_of
-from dcmtools.cli.selection import Paths, beside
+from dcmtools.cli.selection import FilesFrom, PathsOrList, paths_or_list
 from dcmtools.cli.subcommand import application
 from dcmtools.model.errors import UsageError, from_os
 from dcmtools.model.record import Record
 
 if TYPE_CHECKING:
-    from dcmtools.files.import_ import Mode
+    from dcmtools.files.import_ import Extra, Mode
 
 
 def import_(
     common: Common,
     *,
-    inputs: Paths,
+    inputs: PathsOrList = None,
+    files_from: FilesFrom = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the files (default).")] = False,
     link: Annotated[bool, typer.Option("--link", help="Share the blocks, else hard links, else copies.")] = False,
     move: Annotated[bool, typer.Option("--move", help="Remove the files where they were.")] = False,
@@ -36,6 +37,14 @@ def import_(
             show_default=False,
         ),
     ] = "uid",
+    on_duplicate: Annotated[
+        Literal["first", "newest"],
+        typer.Option("--on-duplicate", help="Which of two contents under one UID is the answer; both are kept."),
+    ] = "first",
+    checksum: Annotated[bool, typer.Option("--checksum", help="Add the sha256 of each file to its record.")] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Copy damaged DICOM files into the archive's quarantine.")
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links below folders.")] = False,
 ) -> None:
     """Bring DICOM files into the archive and its index.
@@ -65,22 +74,33 @@ def import_(
         mode, skipped = one_of(flags), Counter[str]()
         if mode != "reference" and frame.index_file != frame.archive / INDEX_NAME:
             raise UsageError("the archive keeps its own index", "leave --index out, or use --reference")
-        if mode == "reference" and layout != "uid":
-            raise UsageError("--layout does not go together with --reference", "files stay where they are with it")
-        archive = Archive(frame.archive, layout)
+        wanted: dict[Extra, bool] = {"checksum": checksum, "quarantine": quarantine}
+        _check(mode, {"layout": layout != "uid", "on-duplicate": on_duplicate != "first"}, wanted)
+        archive = Archive(frame.archive, layout, on_duplicate=on_duplicate)
 
         def take(paths: Iterator[Path]) -> Iterator[Record]:
             dry_run, stop = frame.common.dry_run, frame.stop
             if mode == "reference":
                 index = frame.index()
                 return reference_paths(paths, index, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
-            items = import_paths(paths, archive, mode, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
+            extras: set[Extra] = {word for word, is_set in wanted.items() if is_set}
+            items = import_paths(
+                paths, archive, mode, follow=follow, extras=extras, dry_run=dry_run, stop=stop, skipped=skipped
+            )
             return _into(archive.root, items)
 
-        yield from beside(frame, inputs, take)
+        yield from paths_or_list(frame, inputs, files_from, take)
         frame.tell_skipped(skipped)
 
     run("import", common, work, listing=False)
+
+
+def _check(mode: "Mode", *given: Mapping[Any, bool]) -> None:
+    """Raises UsageError for options that mean nothing where files stay where they are."""
+    name = next((name for options in given for name, is_given in options.items() if is_given), "")
+    if mode == "reference" and name:
+        reason = f"--{name} does not go together with --reference"
+        raise UsageError(reason, "it is for files that come into the archive")
 
 
 def _into(archive: Path, items: Iterator[Record]) -> Iterator[Record]:

@@ -11,11 +11,12 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX, fsync_folder, link_into, make_folders, temporary_name
+from dcmtools.disk.copying import copy, link
 from dcmtools.disk.header import read_header, read_meta
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import flock_within, open_lock
@@ -35,6 +36,7 @@ _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DAMAGES = frozenset({"truncated", "bad-length", "not-dicom"})
 
 State = Literal["received", "present", "conflict"]
+OnDuplicate = Literal["first", "newest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Committed:
     state: State
     path: Path
     record: Record
+    replaced: Path | None = None  # where the version is kept that was the answer before
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,15 @@ class Incoming:
 
 
 class Archive:
-    """A folder with instances and their index. Nothing in it is ever overwritten, and nothing lands outside it."""
+    """A folder with instances and their index. Nothing in it is ever overwritten, and nothing lands outside it.
 
-    def __init__(self, root: Path | str, layout: str = "uid") -> None:
+    Of two data sets with one SOP Instance UID the first is the answer, or the newest; the other is in quarantine.
+    """
+
+    def __init__(self, root: Path | str, layout: str = "uid", *, on_duplicate: OnDuplicate = "first") -> None:
         self.root = Path(os.path.realpath(root))
         self.layout = parse_layout(layout)
+        self.on_duplicate = on_duplicate
         self.index = Index(self.root / INDEX_NAME, self.root)
         self._making = threading.Lock()
         self._turn = threading.Condition()
@@ -205,7 +212,39 @@ class Archive:
             return _committed("present", first, record)
         if self._make_way(first, known, events):
             return self._place(temporary, record, known, events)
+        if self.on_duplicate == "newest":
+            return self._instead(temporary, record, first, known, events)
         return self._beside(temporary, record, first)
+
+    def keeps(self, path: Path, record: Record) -> bool:
+        """Whether the quarantine has the data set of a file already, as another version of its instance."""
+        digest = data_set_hash(os.path.realpath(path))
+        return any(_has(kept, digest) for kept in self._set_aside_paths(record, digest))
+
+    def _instead(
+        self, temporary: Path, record: Record, first: Path, known: list[Record], events: list[Record]
+    ) -> Committed:
+        """Makes a file the answer and sets the one that was it aside, unless it is itself an older version of it.
+
+        The older one is in quarantine, and in the index as such, before its name is free.
+        """
+        try:
+            older = read_header(first)
+        except BadData:  # somebody has to look at that one
+            return self._beside(temporary, record, first)
+        if self.keeps(temporary, record):
+            temporary.unlink()
+            return _committed("present", first, older)
+        aside = temporary.with_name(temporary_name())
+        if not link(first, aside):
+            copy(first, aside)
+        _sync(aside)
+        kept, is_new = self._set_aside(aside, older)
+        fsync_folder(kept.parent)
+        if is_new:
+            self.index.append([{**older, **path_keys(kept), "state": "conflict", "duplicate_of": os.fspath(first)}])
+        first.unlink()
+        return replace(self._place(temporary, record, known, events), replaced=kept)
 
     def _link(self, temporary: Path, final: Path) -> bool:
         """Whether a file could be given its name."""
@@ -286,19 +325,21 @@ class Archive:
     def _set_aside(self, temporary: Path, record: Record) -> tuple[Path, bool]:
         """Moves a file into the quarantine, where the same data set is kept once; its path, and if it is new."""
         digest = data_set_hash(temporary)
-        name = safe_name(str(record.get("SOPInstanceUID") or "unknown"))
         with self._folder(QUARANTINE) as folder:
-            for digits in (8, len(digest)):
-                path = self.root / QUARANTINE / f"{name}.{digest[:digits]}.dcm"
+            for path in self._set_aside_paths(record, digest):
                 try:
                     link_into(temporary, folder, path.name)
                 except FileExistsError:
-                    if data_set_hash(path) != digest:
+                    if not _has(path, digest):
                         continue
                     temporary.unlink()
                     return path, False
                 return path, True
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
+
+    def _set_aside_paths(self, record: Record, digest: str) -> list[Path]:
+        name = safe_name(str(record.get("SOPInstanceUID") or "unknown"))
+        return [self.root / QUARANTINE / f"{name}.{digest[:digits]}.dcm" for digits in (8, len(digest))]
 
     @contextmanager
     def _folder(self, *names: str) -> Iterator[int]:
@@ -356,6 +397,11 @@ def _damage(path: Path, told: Record) -> str:
     except BadData as problem:
         return problem.cause if problem.cause in _DAMAGES else ""
     return ""
+
+
+def _has(path: Path, digest: str) -> bool:
+    """Whether a file is there and has the data set of this hash."""
+    return path.is_file() and data_set_hash(path) == digest
 
 
 def _is_of_another(path: Path, record: Record) -> bool:

@@ -4,9 +4,11 @@ What was done already is not done again, and a run that was killed leaves nothin
 temporaries are swept with their owner, a file without its line gets it, a source goes only after both are durable.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,16 +36,19 @@ from dcmtools.files.referencing import (
     shown,
     until,
 )
-from dcmtools.model.errors import DcmtoolsError, IOFailure, from_os
+from dcmtools.model.errors import BadData, DcmtoolsError, IOFailure, from_os
 from dcmtools.model.record import Record, path_keys, path_of
 
 __all__ = ["Mode", "import_paths", "index_paths", "reference_paths"]
 
 Mode = Literal["copy", "link", "move", "reference"]
+Extra = Literal["checksum", "quarantine"]
 
 # How many files are looked up in the index at once, and how long they may be waited for: a slow pipe is no hindrance.
 _CHUNK = 256
 _CHUNK_SECONDS = 0.2
+# What is wrong with a file that was meant to be an instance.
+_DAMAGES = frozenset({"truncated", "bad-length", "too-deep", "bad-uid"})
 
 
 def import_paths(
@@ -52,6 +57,7 @@ def import_paths(
     mode: Mode = "copy",
     *,
     follow: bool = False,
+    extras: AbstractSet[Extra] = frozenset(),
     dry_run: bool = False,
     stop: Stop = never,
     skipped: Skipped | None = None,
@@ -60,8 +66,20 @@ def import_paths(
 
     The `state` is copied, linked, moved, present (the same data set was there already) or conflict (the first stays,
     this one is kept in quarantine; a source to move stays where it is); in a dry run planned, with what it would be as
-    `plan`. `source` is the path that was read. Records come when they are durable. DiskFull and IOFailure end the run,
-    after what was done before.
+    `plan`. `source` is the path that was read, or archive.zip!member; `replaces` is where the version is kept that this
+    one took the place of. Records come when they are durable. DiskFull and IOFailure end the run, after what was done
+    before.
+
+    Args:
+        paths: files, folders, archives of files (zip, tar), and DICOMDIR files, whose list is followed
+        archive: where the files go, and what becomes of duplicates
+        mode: how they get there
+        follow: whether to follow symbolic links below folders
+        extras: `checksum` gives records the `sha256` of the file in the archive; `quarantine` copies damaged DICOM
+            files into the archive's quarantine, which their error records tell
+        dry_run: whether to do nothing, and tell what would be done
+        stop: says when to end early
+        skipped: counts what was passed over
     """
     if mode == "reference":
         yield from reference_paths(paths, archive.index, follow=follow, dry_run=dry_run, stop=stop, skipped=skipped)
@@ -74,7 +92,7 @@ def import_paths(
     else:
         with archive.incoming() as incoming:
             inputs = Inputs(incoming.folder if mode != "move" else None, follow=follow, skipped=skipped)
-            batch = _Batch(archive, incoming, mode)
+            batch = _Batch(archive, incoming, mode, extras)
             for chunk in _chunks(until(stop, inputs.of(paths))):
                 yield from batch.take(chunk)
             yield from batch.flush()
@@ -120,6 +138,7 @@ class _Item:
     staged: Path | None = None
     there: Path | None = None
     state: str = ""
+    summed: bool = False
 
     @property
     def name(self) -> str:
@@ -146,7 +165,6 @@ def _item(one: Input) -> _Item:
     except DcmtoolsError as problem:  # its own name says nothing to anybody
         problem.reason = problem.reason.replace(str(one.path), one.source)
         item.record = problem.record() | item.where
-        one.path.unlink(missing_ok=True)
     return item
 
 
@@ -175,7 +193,7 @@ class _Plan:
     def __init__(self, archive: Archive, mode: Mode) -> None:
         self._archive = archive
         self._mode = mode
-        self._planned: dict[str, str] = {}  # SOP Instance UID -> the hash of its data set
+        self._planned: dict[str, list[str]] = {}  # SOP Instance UID -> the hashes of its versions
 
     def of(self, chunk: list[Input]) -> Iterator[Record]:
         """The plan for each file of a chunk."""
@@ -187,18 +205,19 @@ class _Plan:
     def _plan(self, item: _Item, known: list[Record]) -> Record:
         place, _ = _place_of(item.record, known, self._archive)
         record = {**item.record, **path_keys(place), "source": item.name}
-        planned = self._planned.get(uid := str(record["SOPInstanceUID"]))
-        if not (planned or os.path.lexists(place)):
-            self._planned[uid] = data_set_hash(os.path.realpath(item.source))
-            return {**record, "state": "planned", "plan": _prospect(item, self._archive, self._mode)}
-        if self._holds_same(item.source, planned, place):
-            return {**record, "state": "present"}
-        return {**conflicting({**record, "duplicate_of": shown(place)}), "state": "planned", "plan": "conflict"}
-
-    def _holds_same(self, source: Path, planned: str | None, place: Path) -> bool:
-        if planned:
-            return data_set_hash(os.path.realpath(source)) == planned
-        return holds_same(source, place)
+        hashes = self._planned.setdefault(str(record["SOPInstanceUID"]), [])
+        if hashes or os.path.lexists(place):
+            source = Path(os.path.realpath(item.source))
+            if data_set_hash(source) in hashes if hashes else holds_same(source, place):
+                return {**record, "state": "present"}
+            if self._archive.on_duplicate == "first":
+                return {**conflicting({**record, "duplicate_of": shown(place)}), "state": "planned", "plan": "conflict"}
+            if self._archive.keeps(source, record):
+                return {**record, "state": "present"}
+            if not hashes:
+                hashes.append(data_set_hash(place))
+        hashes.append(data_set_hash(os.path.realpath(item.source)))
+        return {**record, "state": "planned", "plan": _prospect(item, self._archive, self._mode)}
 
 
 def _prospect(item: _Item, archive: Archive, mode: Mode) -> str:
@@ -218,10 +237,12 @@ def _is_inside(source: Path, archive: Archive) -> bool:
 class _Batch:
     """Files on their way into the archive that are synced, named and indexed together."""
 
-    def __init__(self, archive: Archive, incoming: Incoming, mode: Mode) -> None:
+    def __init__(self, archive: Archive, incoming: Incoming, mode: Mode, extras: AbstractSet[Extra]) -> None:
         self._archive = archive
         self._incoming = incoming
         self._mode = mode
+        self._checksum = "checksum" in extras
+        self._quarantine = "quarantine" in extras
         self._items: list[_Item] = []
         self._awaited: set[str] = set()
         self._since = time.monotonic()
@@ -229,14 +250,13 @@ class _Batch:
     def take(self, chunk: list[Input]) -> Iterator[Record]:
         """Takes files in; the records of the batch when it is due."""
         for item, known in _read(chunk, self._archive):
-            if not is_error(item.record):
-                if str(item.record["SOPInstanceUID"]) in self._awaited:
-                    yield from self.flush()
-                try:
-                    self._prepare(item, known)
-                except IOFailure:
-                    yield from self.flush()
-                    raise
+            if str(item.record.get("SOPInstanceUID")) in self._awaited:
+                yield from self.flush()
+            try:
+                self._keep(item) if is_error(item.record) else self._prepare(item, known)
+            except IOFailure:
+                yield from self.flush()
+                raise
             self._items.append(item)
             if len(self._items) >= BATCH or time.monotonic() - self._since >= SECONDS:
                 yield from self.flush()
@@ -246,6 +266,8 @@ class _Batch:
         items, self._items, self._awaited = self._items, [], set()
         if there := [item.record for item in items if item.there]:
             self._archive.add_missing(there)
+        if summed := [item.record for item in items if item.summed]:
+            self._archive.index.append(summed)
         outcomes = iter(self._committed([item for item in items if item.staged]))
         failure: DcmtoolsError | None = None
         for item in items:
@@ -261,25 +283,48 @@ class _Batch:
         """Finds the item's data set in the archive, or stages a file of it."""
         place, line = _place_of(item.record, known, self._archive)
         if os.path.lexists(place) and self._is_there(item, place, line):
-            state = place.stat()
-            where = {**path_keys(place), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
-            item.record, item.there = {**(line or item.record), **where, "state": "present"}, place
-            if item.member:
-                item.source.unlink()
+            self._note_present(item, place, line)
             return
-        if item.member:  # it was unpacked to where a copy would be
-            item.staged, item.state = item.source, "copied"
-            self._awaited.add(str(item.record["SOPInstanceUID"]))
-            return
-        item.staged = self._incoming.new_path()
         try:
-            item.state = self._stage(item.source, item.staged, item.record)
+            if item.member:  # it was unpacked to where a copy would be
+                item.staged, item.state = item.source, "copied"
+            else:
+                item.staged = self._incoming.new_path()
+                item.state = self._stage(item.source, item.staged, item.record)
+            if self._checksum:
+                item.record["sha256"] = _sha256(item.staged)
             self._awaited.add(str(item.record["SOPInstanceUID"]))
         except DcmtoolsError as problem:
-            item.staged.unlink(missing_ok=True)
+            if item.staged:
+                item.staged.unlink(missing_ok=True)
             if isinstance(problem, IOFailure):
                 raise
             item.staged, item.record = None, problem.record()
+
+    def _note_present(self, item: _Item, place: Path, line: Record | None) -> None:
+        state = place.stat()
+        where = {**path_keys(place), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
+        item.record, item.there = {**(line or item.record), **where, "state": "present"}, place
+        if self._checksum and "sha256" not in item.record:
+            item.record["sha256"] = _sha256(place)
+            item.summed = line is not None
+        if item.member:
+            item.source.unlink()
+
+    def _keep(self, item: _Item) -> None:
+        """Copies a damaged file into the quarantine, where that was asked for."""
+        if self._quarantine and item.record.get("cause") in _DAMAGES and item.source != Path():
+            temporary = self._incoming.new_path()
+            try:
+                copy(Path(os.path.realpath(item.source)), temporary)
+                kept = self._archive.quarantine(temporary, item.record, item.record["cause"])
+                item.record["quarantine"] = shown(kept)
+            except BadData:  # it is being written to: the next run will see
+                temporary.unlink(missing_ok=True)
+            except OSError as problem:
+                raise from_os(problem, "keeping", self._archive.root) from problem
+        if item.member:
+            item.source.unlink(missing_ok=True)
 
     def _is_there(self, item: _Item, place: Path, line: Record | None) -> bool:
         """Whether the archive has the same data set; who wants to remove the source has all bytes compared."""
@@ -329,12 +374,23 @@ class _Batch:
             return record
         state = item.state if record["state"] == "received" else record["state"]
         record = {**record, "state": state, "source": item.name}
+        if isinstance(outcome, Committed) and outcome.replaced:
+            record["replaces"] = shown(outcome.replaced)
         if state == "conflict":
             record = conflicting(record)
         removes = self._mode == "move" and state != "conflict" and not _is_inside(item.source, self._archive)
         if removes and (problem := _remove(item, path_of(record))):
             return problem.record(**path_keys(item.source))
         return record
+
+
+def _sha256(path: Path) -> str:
+    """The SHA-256 of a file in the archive, in hex, as sha256sum says it."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise from_os(problem, "reading", path) from problem
 
 
 def _remove(item: _Item, kept: Path | None) -> DcmtoolsError | None:

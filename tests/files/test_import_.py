@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import os
 import random
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,96 @@ def test_reference_leaves_files_where_they_are(archive: Archive, source: Path) -
     assert {path.name for path in archive.root.iterdir()} == {"index.jsonl", "index.lock"}
     assert states(import_paths([source], archive)) == {"copied": 6, "not-dicom": 1, "truncated": 1}
     assert all(record["path"].startswith(str(archive.root)) for record in archive.index.instances())
+
+
+def test_newest_becomes_the_answer_and_the_older_is_kept(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive", on_duplicate="newest")
+    first, second = write_instance(tmp_path / "1"), write_instance(tmp_path / "2", PatientID="CORRECTED")
+    (before,) = import_paths([first], archive)
+
+    (planned,) = import_paths([second], archive, dry_run=True)
+    (record,) = import_paths([second], archive)
+
+    assert (planned["state"], planned["plan"]) == ("planned", "copied")
+    assert (record["state"], record["path"]) == ("copied", before["path"])
+    assert read_header(record["path"])["PatientID"] == "CORRECTED"
+    assert same_bytes(Path(record["replaces"]), first)
+    (answer,) = archive.index.instances()
+    assert answer == read_header(record["path"])
+    kept = archive.index.everywhere([uid(1, 1, 1, 1)])[uid(1, 1, 1, 1)]
+    assert {one["path"]: one.get("state") for one in kept} == {record["path"]: None, record["replaces"]: "conflict"}
+
+
+def test_versions_do_not_change_places_again(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive", on_duplicate="newest")
+    paths = [write_instance(tmp_path / str(number), PatientID=f"V{number}") for number in range(3)]
+    list(import_paths(paths, archive))
+    before = snapshot(archive.root)
+
+    again = list(import_paths(paths, archive))
+
+    assert states(again) == {"present": 3}
+    assert {record["PatientID"] for record in again} == {"V2"}
+    assert snapshot(archive.root) == before
+    assert [record["PatientID"] for record in archive.index.instances()] == ["V2"]
+    assert states(import_paths(paths, archive, dry_run=True)) == {"present": 3}
+    assert len(list((archive.root / "quarantine").iterdir())) == 2
+
+
+def test_newest_may_belong_to_another_study(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive", on_duplicate="newest")
+    (before,) = import_paths([write_instance(tmp_path / "1")], archive)
+
+    (record,) = import_paths([write_instance(tmp_path / "2", StudyInstanceUID=uid(1, 2))], archive)
+
+    assert record["path"] != before["path"]
+    assert not Path(before["path"]).exists()
+    assert list(archive.index.instances()) == [read_header(record["path"])]
+
+
+def test_checksums_are_those_of_the_files_in_the_archive(archive: Archive, source: Path) -> None:
+    records = list(import_paths([source / "a"], archive, extras={"checksum"}))
+    again = list(import_paths([source / "a"], archive))
+
+    for record in [*records, *again, *archive.index.instances()]:
+        assert record["sha256"] == hashlib.sha256(Path(record["path"]).read_bytes()).hexdigest()
+
+
+def test_checksum_is_added_once_to_what_is_there(archive: Archive, source: Path) -> None:
+    list(import_paths([source / "a"], archive))
+
+    records = list(import_paths([source / "a"], archive, extras={"checksum"}))
+    before = snapshot(archive.root)
+    list(import_paths([source / "a"], archive, extras={"checksum"}))
+
+    assert states(records) == {"present": 3}
+    assert all("sha256" in record for record in [*records, *archive.index.instances()])
+    assert snapshot(archive.root) == before
+
+
+def test_damaged_files_are_copied_into_the_quarantine(archive: Archive, source: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(source / "x.zip", "w") as packed:
+        packed.writestr("cut too", (source / "cut.dcm").read_bytes()[:-1])
+
+    records = list(import_paths([source], archive, "copy", extras={"quarantine"}))
+    before = snapshot(archive.root)
+    again = list(import_paths([source], archive, "copy", extras={"quarantine"}))
+
+    kept = [record for record in records if "quarantine" in record]
+    assert [record["cause"] for record in kept] == ["truncated", "truncated"]
+    assert [Path(record["quarantine"]).parent for record in kept] == [archive.root / "quarantine"] * 2
+    assert same_bytes(Path(kept[0]["quarantine"]), source / "cut.dcm")
+    assert (source / "cut.dcm").exists()
+    assert [record["quarantine"] for record in again if "quarantine" in record] == [one["quarantine"] for one in kept]
+    assert snapshot(archive.root) == before
+    assert len([one for one in archive.index.events() if one["event"] == "quarantined"]) == 2
+
+
+def test_moved_folder_keeps_its_damaged_files(archive: Archive, source: Path) -> None:
+    records = list(import_paths([source], archive, "move", extras={"quarantine"}))
+
+    assert [record["cause"] for record in records if "quarantine" in record] == ["truncated"]
+    assert (source / "cut.dcm").exists()
 
 
 PATIENT = "{PatientID}/{StudyDate}/{SeriesNumber:04}_{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
