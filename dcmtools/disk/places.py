@@ -26,6 +26,11 @@ def state_folder() -> Path:
     return _base("XDG_STATE_HOME", ".local/state") / "dcmtools"
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept."""
+    return _base("XDG_CACHE_HOME", ".cache") / "dcmtools"
+
+
 def _base(variable: str, below_home: str) -> Path:
     """The folder that a variable names; a relative one counts as unset, as the specification wants it."""
     if (named := os.environ.get(variable, "")).startswith("/"):

@@ -21,6 +21,7 @@ from dcmtools.disk.copying import changed, copy, link, same_bytes, share_blocks
 from dcmtools.disk.header import read_header
 from dcmtools.disk.index import Index
 from dcmtools.disk.part10 import data_set_hash
+from dcmtools.disk.sources import Place, Sources
 from dcmtools.disk.tree import Skipped
 from dcmtools.files.inputs import Input, Inputs
 from dcmtools.files.referencing import (
@@ -90,9 +91,9 @@ def import_paths(
             for chunk in _chunks(until(stop, inputs.of(paths))):
                 yield from plan.of(chunk)
     else:
-        with archive.incoming() as incoming:
+        with archive.incoming() as incoming, Sources(archive.root) as sources:
             inputs = Inputs(incoming.folder if mode != "move" else None, follow=follow, skipped=skipped)
-            batch = _Batch(archive, incoming, mode, extras)
+            batch = _Batch(archive, incoming, sources, mode, extras)
             for chunk in _chunks(until(stop, inputs.of(paths))):
                 yield from batch.take(chunk)
             yield from batch.flush()
@@ -139,6 +140,7 @@ class _Item:
     there: Path | None = None
     state: str = ""
     summed: bool = False
+    read: tuple[int, int] | None = None  # size and time of a file that may be noted as taken in
 
     @property
     def name(self) -> str:
@@ -168,14 +170,22 @@ def _item(one: Input) -> _Item:
     return item
 
 
-def _read(chunk: list[Input], archive: Archive) -> Iterator[tuple[_Item, list[Record]]]:
-    """The files of a chunk, each with what the index has of its SOP Instance UID."""
-    items = [_item(one) for one in chunk]
+def _read(
+    chunk: list[Input], archive: Archive, recalled: dict[Path, Record] | None = None
+) -> Iterator[tuple[_Item, list[Record]]]:
+    """The files of a chunk, each with what the index has of its SOP Instance UID; those recalled are not read."""
+    recalled = recalled or {}
+    items = [_Item(one, recalled[one]) if isinstance(one, Path) and one in recalled else _item(one) for one in chunk]
     known = archive.index.everywhere(
-        {str(item.record["SOPInstanceUID"]) for item in items if not is_error(item.record)}
+        {str(item.record["SOPInstanceUID"]) for item in items if not _is_settled(item.record)}
     )
     for item in items:
         yield item, known.get(str(item.record.get("SOPInstanceUID")), [])
+
+
+def _is_settled(record: Record) -> bool:
+    """Whether nothing has to be done for a file: it cannot be read, or was taken in before."""
+    return is_error(record) or "state" in record
 
 
 def _place_of(record: Record, known: list[Record], archive: Archive) -> tuple[Path, Record | None]:
@@ -237,9 +247,12 @@ def _is_inside(source: Path, archive: Archive) -> bool:
 class _Batch:
     """Files on their way into the archive that are synced, named and indexed together."""
 
-    def __init__(self, archive: Archive, incoming: Incoming, mode: Mode, extras: AbstractSet[Extra]) -> None:
+    def __init__(
+        self, archive: Archive, incoming: Incoming, sources: Sources, mode: Mode, extras: AbstractSet[Extra]
+    ) -> None:
         self._archive = archive
         self._incoming = incoming
+        self._sources = sources
         self._mode = mode
         self._checksum = "checksum" in extras
         self._quarantine = "quarantine" in extras
@@ -249,17 +262,41 @@ class _Batch:
 
     def take(self, chunk: list[Input]) -> Iterator[Record]:
         """Takes files in; the records of the batch when it is due."""
-        for item, known in _read(chunk, self._archive):
+        for item, known in _read(chunk, self._archive, self._recalled(chunk)):
             if str(item.record.get("SOPInstanceUID")) in self._awaited:
                 yield from self.flush()
             try:
-                self._keep(item) if is_error(item.record) else self._prepare(item, known)
+                if is_error(item.record):
+                    self._keep(item)
+                elif "state" not in item.record:
+                    self._prepare(item, known)
             except IOFailure:
                 yield from self.flush()
                 raise
             self._items.append(item)
             if len(self._items) >= BATCH or time.monotonic() - self._since >= SECONDS:
                 yield from self.flush()
+
+    def _recalled(self, chunk: list[Input]) -> dict[Path, Record]:
+        """What is to be told of files that are as they were when they were taken in, and whose instances are as well.
+
+        Who wants to remove a source has it read.
+        """
+        if self._mode == "move":
+            return {}
+        places = self._sources.recall(one for one in chunk if isinstance(one, Path))
+        lines = self._archive.index.by_paths(place.path for place in places.values())
+        told = {path: self._recall(place, lines.get(place.path)) for path, place in places.items()}
+        return {path: record for path, record in told.items() if record}
+
+    def _recall(self, place: Place, line: Record | None) -> Record | None:
+        if line is None or (self._checksum and "sha256" not in line) or not _lies_there(place, line):
+            return None
+        if line.get("state") != "conflict":
+            return {**line, "state": "present"} if "duplicate_of" not in line else None
+        first = line.get("duplicate_of")
+        is_so_still = self._archive.on_duplicate == "first" and isinstance(first, str) and os.path.lexists(first)
+        return line if is_so_still else None
 
     def flush(self) -> Iterator[Record]:
         """Makes the batch durable and tells of it."""
@@ -270,17 +307,22 @@ class _Batch:
             self._archive.index.append(summed)
         outcomes = iter(self._committed([item for item in items if item.staged]))
         failure: DcmtoolsError | None = None
+        told: list[Record] = []
         for item in items:
             outcome = next(outcomes) if item.staged else item.record
             if isinstance(outcome, IOFailure):
                 failure = failure or outcome
-            yield self._told(item, outcome)
+            told.append(self._told(item, outcome))
+            yield told[-1]
+        self._sources.note(_taken_in(items, told))
         self._since = time.monotonic()
         if failure:
             raise failure
 
     def _prepare(self, item: _Item, known: list[Record]) -> None:
         """Finds the item's data set in the archive, or stages a file of it."""
+        if not item.member and self._mode != "move":
+            item.read = (item.record["size"], int(item.record["mtime_ns"]))
         place, line = _place_of(item.record, known, self._archive)
         if os.path.lexists(place) and self._is_there(item, place, line):
             self._note_present(item, place, line)
@@ -382,6 +424,22 @@ class _Batch:
         if removes and (problem := _remove(item, path_of(record))):
             return problem.record(**path_keys(item.source))
         return record
+
+
+def _lies_there(place: Place, line: Record) -> bool:
+    """Whether an instance is as it was noted, and as the index has it."""
+    try:
+        state = os.lstat(place.path)
+    except OSError:
+        return False
+    noted = (place.size, str(place.mtime_ns))
+    return noted == (line.get("size"), line.get("mtime_ns")) == (state.st_size, str(state.st_mtime_ns))
+
+
+def _taken_in(items: list[_Item], told: list[Record]) -> Iterator[tuple[Path, int, int, Path]]:
+    for item, record in zip(items, told, strict=True):
+        if item.read and not is_error(record) and (place := path_of(record)):
+            yield item.source, *item.read, place
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """What an import is given: files, folders, archives of files, and lists of files (DICOMDIR)."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ class Inputs:
 
     def _kind(self, found: Path) -> Kind:
         """What kind of archive a file is, if it is one: it was named, or its own name says so."""
-        if _key(found) in self._named or found.name.lower().endswith(SUFFIXES):
+        if os.fspath(found).lower().endswith(SUFFIXES) or (self._named and _key(found) in self._named):
             kind = kind_of(found)
             return "" if kind == "dicomdir" else kind
         return ""

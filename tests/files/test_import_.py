@@ -10,6 +10,8 @@ import textwrap
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,74 @@ def test_reference_leaves_files_where_they_are(archive: Archive, source: Path) -
     assert {path.name for path in archive.root.iterdir()} == {"index.jsonl", "index.lock"}
     assert states(import_paths([source], archive)) == {"copied": 6, "not-dicom": 1, "truncated": 1}
     assert all(record["path"].startswith(str(archive.root)) for record in archive.index.instances())
+
+
+def aged(folder: Path) -> None:
+    """Makes files an hour older: what was just written is read again, as it may change again in the same instant."""
+    for path in folder.rglob("*"):
+        state = path.stat()
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns - 3_600_000_000_000))
+
+
+@pytest.mark.parametrize("mode", ["copy", "link"])
+def test_unchanged_files_are_not_read_again(archive: Archive, source: Path, mode: Mode) -> None:
+    write_instance(source / "b" / "x", 2, PatientID="OTHER")
+    aged(source)
+    first = list(import_paths([source / "a", source / "b"], archive, mode))
+    before = snapshot(archive.root)
+    for path in source.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)  # as good as new, to whom it may concern
+    list(import_paths([source / "a", source / "b"], archive, mode))
+    with patch_header_of() as read:
+        again = list(import_paths([source / "a", source / "b"], archive, mode))
+
+    assert read == []
+    assert states(again) == {"present": 6, "conflict": 1}
+    assert snapshot(archive.root) == before
+    for one, other in zip(first, again, strict=True):
+        assert {**one, "state": ""} == {**other, "state": ""}
+
+
+def test_what_is_recalled_is_held_against_the_archive(archive: Archive, source: Path) -> None:
+    aged(source)
+    records = list(import_paths([source / "a"], archive))
+    gone, cut, unknown = (Path(record["path"]) for record in records)
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-3])
+    archive.index.forget([record for record in records if record["path"] == str(unknown)])
+
+    again = list(import_paths([source / "a"], archive))
+
+    assert [record["state"] for record in again] == ["copied", "copied", "present"]
+    assert {record["path"]: record["size"] for record in archive.index.instances()} == {
+        record["path"]: record["size"] for record in records
+    }
+
+
+def test_move_reads_what_it_removes_though_it_was_imported_before(archive: Archive, source: Path) -> None:
+    aged(source)
+    list(import_paths([source / "a"], archive))
+
+    with patch_header_of() as read:
+        records = list(import_paths([source / "a"], archive, "move"))
+
+    assert states(records) == {"present": 3}
+    assert len(read) == 3
+    assert list((source / "a").iterdir()) == []
+
+
+@contextmanager
+def patch_header_of() -> Iterator[list[Path]]:
+    """The files whose headers are read meanwhile."""
+    read: list[Path] = []
+
+    def noted(path: Path) -> Record:
+        read.append(path)
+        return header_of(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_, "header_of", noted)
+        yield read
 
 
 def test_newest_becomes_the_answer_and_the_older_is_kept(tmp_path: Path) -> None:
