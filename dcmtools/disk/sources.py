@@ -1,8 +1,8 @@
 """Which files went into an archive before, so that one that is unchanged since need not be opened again.
 
 This is a cache, in the user's cache folder: it is thrown away when in doubt, and whoever asks holds what it says
-against the index. A file is the same when its size, times and inode are, as Git has it; one that was changed in the last
-seconds is not noted, since a second change in the same tick of the clock would not show.
+against the index. A file is the same when its size, times and inode are, as Git has it; one that was changed in the
+last seconds is not noted, since a second change in the same tick of the clock would not show.
 """
 
 import os

@@ -139,7 +139,7 @@ class _Item:
     staged: Path | None = None
     there: Path | None = None
     state: str = ""
-    summed: bool = False
+    is_news: bool = False  # whether the index has to learn what the record says of a file that was there
     read: tuple[int, int] | None = None  # size and time of a file that may be noted as taken in
 
     @property
@@ -303,8 +303,8 @@ class _Batch:
         items, self._items, self._awaited = self._items, [], set()
         if there := [item.record for item in items if item.there]:
             self._archive.add_missing(there)
-        if summed := [item.record for item in items if item.summed]:
-            self._archive.index.append(summed)
+        if news := [item.record for item in items if item.is_news]:
+            self._archive.index.append(news)
         outcomes = iter(self._committed([item for item in items if item.staged]))
         failure: DcmtoolsError | None = None
         told: list[Record] = []
@@ -344,12 +344,15 @@ class _Batch:
             item.staged, item.record = None, problem.record()
 
     def _note_present(self, item: _Item, place: Path, line: Record | None) -> None:
+        """Takes the index's record for the item's, unless it is of another version: who changed it died before that."""
         state = place.stat()
         where = {**path_keys(place), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
-        item.record, item.there = {**(line or item.record), **where, "state": "present"}, place
+        is_stale = line is not None and not where.items() <= line.items()
+        item.record = {**(item.record if line is None or is_stale else line), **where, "state": "present"}
+        item.there, item.is_news = place, is_stale
         if self._checksum and "sha256" not in item.record:
             item.record["sha256"] = _sha256(place)
-            item.summed = line is not None
+            item.is_news = line is not None
         if item.member:
             item.source.unlink()
 

@@ -569,6 +569,55 @@ def test_kills_at_any_moment_leave_nothing_that_the_next_run_does_not_mend(tmp_p
     assert all(read_header(record["path"]) == record for record in killed.index.instances())
 
 
+def test_kills_while_versions_are_exchanged_lose_none(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive", on_duplicate="newest")
+    write_series(tmp_path / "old", 30)
+    write_series(tmp_path / "new", 30, PatientID="CORRECTED")
+    list(import_paths([tmp_path / "old"], archive))
+    code = textwrap.dedent(IMPORT).replace("Archive(sys.argv[2])", 'Archive(sys.argv[2], on_duplicate="newest")')
+    words = [sys.executable, "-c", code, str(tmp_path / "new"), str(archive.root), "copy"]
+    chance = random.Random(1)
+
+    for _ in range(6):
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for _ in range(chance.randrange(1, 9)):
+                process.stdout.readline()
+            time.sleep(chance.random() * 0.02)
+            process.send_signal(signal.SIGKILL)
+    subprocess.run(words, check=True, capture_output=True)
+
+    answers = list(archive.index.instances())
+    assert [record["PatientID"] for record in answers] == ["CORRECTED"] * 30
+    assert all(read_header(record["path"]) == record for record in answers)
+    kept = [read_header(path) for path in (archive.root / "quarantine").iterdir()]
+    assert {record["SOPInstanceUID"] for record in kept} == {record["SOPInstanceUID"] for record in answers}
+    known = archive.index.everywhere([record["SOPInstanceUID"] for record in answers])
+    told = {one["path"] for records in known.values() for one in records if one.get("state") == "conflict"}
+    assert told == {record["path"] for record in kept}
+    assert {record["PatientID"] for record in kept} == {"P1"}
+
+
+def test_kills_while_an_archive_is_unpacked_leave_nothing(archive: Archive, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for path in write_series(tmp_path / "in", 40):
+            packed.write(path, path.name)
+    chance = random.Random(2)
+
+    for _ in range(5):
+        words = importing(tmp_path / "x.zip", archive, "copy")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for _ in range(chance.randrange(1, 12)):
+                process.stdout.readline()
+            process.send_signal(signal.SIGKILL)
+
+    assert set(states(import_paths([tmp_path / "x.zip"], archive))) <= {"copied", "present"}
+    assert len(list(archive.index.instances())) == 40
+    assert len(list(archive.root.glob("*/*/*.dcm"))) == 40
+    assert [path.name for path in (archive.root / INCOMING).iterdir()] == [".lock"]
+
+
 def without_times(record: Record) -> Record:
     return {key: value for key, value in record.items() if key != "mtime_ns"}
 
