@@ -94,8 +94,12 @@ def import_paths(
         with archive.incoming() as incoming, Sources(archive.root) as sources:
             inputs = Inputs(incoming.folder if mode != "move" else None, follow=follow, skipped=skipped)
             batch = _Batch(archive, incoming, sources, mode, extras)
-            for chunk in _chunks(until(stop, inputs.of(paths))):
-                yield from batch.take(chunk)
+            try:
+                for chunk in _chunks(until(stop, inputs.of(paths))):
+                    yield from batch.take(chunk)
+            except IOFailure:  # met while unpacking: what was staged before is whole
+                yield from batch.flush()
+                raise
             yield from batch.flush()
 
 

@@ -5,6 +5,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pytest
 
 from dcmtools.disk.archive import INCOMING, Archive
 from dcmtools.disk.header import read_header
+from dcmtools.files import inputs
 from dcmtools.files.import_ import Mode, import_paths
+from dcmtools.model.errors import DiskFull
+from dcmtools.model.record import Record
 from tests.builders import write_instance, write_series
 from tests.disk.test_dicomdir import write_dicomdir
 
@@ -72,6 +76,26 @@ def test_other_content_in_an_archive_is_kept_and_named(archive: Archive, packed:
     conflict = next(record for record in records if record.get("state") == "conflict")
     assert Path(conflict["path"]).parent.name == "quarantine"
     assert conflict["source"] == f"{packed}!DICOM/1-1-1-1.dcm"
+
+
+def test_full_disk_while_unpacking_keeps_what_was_done(
+    archive: Archive, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(packed.parent / "before", 300, 2)
+
+    def full(*_: object) -> Iterator[Record]:
+        yield from ()
+        raise DiskFull("no space left on device")
+
+    monkeypatch.setattr(inputs, "members_of", full)
+    records: list[Record] = []
+    with pytest.raises(DiskFull):
+        records.extend(import_paths([packed.parent / "before", packed], archive))
+
+    assert len(records) >= 256
+    assert states(records) == {"copied": len(records)}
+    assert len(list(archive.index.instances())) == len(records)
+    assert [path.name for path in (archive.root / INCOMING).iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("mode", ["move", "reference"])
