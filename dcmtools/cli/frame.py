@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import date
 from functools import cached_property
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -154,6 +155,23 @@ class Frame:
             self.talk.info("reading records from the terminal; end them with Ctrl-D")
         self._stream = Stream(self.stop)
         return self._stream.records()
+
+    def lines(self, source: Path) -> Iterator[bytes]:
+        """The lines of a list, lazily, or what zero bytes part in it; `-` is stdin. NoInput when it is not there."""
+        if source == Path("-"):
+            if self._stream is not None:
+                raise UsageError("stdin was given twice", "use - once")
+            self._stream = Stream(self.stop)
+            return self._stream.lines()
+        try:
+            file = source.expanduser().open("rb", buffering=0)
+        except OSError as problem:
+            raise from_os(problem, "reading the list", source) from problem
+        return self._lines_of(file)
+
+    def _lines_of(self, file: RawIOBase) -> Iterator[bytes]:
+        with file:
+            yield from Stream(self.stop, file.fileno()).lines()
 
     def tell_skipped(self, skipped: Mapping[str, int]) -> None:
         """Says, to whom wants to know more, what a scan passed over."""
