@@ -239,9 +239,9 @@ class Archive:
         if not link(first, aside):
             copy(first, aside)
         _sync(aside)
-        kept, is_new = self._set_aside(aside, older)
+        kept, _ = self._set_aside(aside, older)
         fsync_folder(kept.parent)
-        if is_new:
+        if kept not in map(path_of, known):  # whoever set it aside first may have died before this
             self.index.append([{**older, **path_keys(kept), "state": "conflict", "duplicate_of": os.fspath(first)}])
         first.unlink()
         return replace(self._place(temporary, record, known, events), replaced=kept)
