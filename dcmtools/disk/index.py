@@ -22,7 +22,7 @@ from dcmtools.disk.view_tail import Tail
 from dcmtools.model.errors import BadData, NoInput, from_os
 from dcmtools.model.levels import group
 from dcmtools.model.query import Query
-from dcmtools.model.record import UNIQUE_KEY, Level, Record, decode, encode, path_keys, path_of, pick, type_of
+from dcmtools.model.record import UNIQUE_KEY, Level, Record, decode, encode, name_of, path_keys, pick, type_of
 
 
 class Index:
@@ -39,6 +39,7 @@ class Index:
         if must_exist and not self.file.is_file():
             reason = f"there is no index {self.file}"
             raise NoInput(reason, "make it with dcmtools index or dcmtools import", **path_keys(self.file))
+        self._below = f"{self.root}/" if self.root != "/" else "\0"
         self._journal = Journal(self.file)
         self._view = View(self.file, self.root, self._key_of)
         self._follower = Follower(self.file, self._key_of)
@@ -119,7 +120,7 @@ class Index:
         """Path -> record of what was at it when it was indexed, aliases and conflicts too, for paths that are known."""
         names = [self._key_of(path) for path in paths]
         found = self._quickly(lambda tail, view: tail.at_paths(view, names))
-        return {os.fspath(path): record for record in found if (path := path_of(record))}
+        return {name: record for record in found if (name := name_of(record))}
 
     def events(self) -> Iterator[Record]:
         """The events, oldest first."""
@@ -132,7 +133,7 @@ class Index:
         """
         for record in records:
             kind = type_of(record)
-            if kind not in UNIQUE_KEY or path_of(record):
+            if kind not in UNIQUE_KEY or name_of(record):
                 yield record
             elif not (uid := record.get(UNIQUE_KEY[kind])) or not isinstance(uid, str):
                 yield BadData(f"a {kind} record without {UNIQUE_KEY[kind]}", cause="bad-uid").record()
@@ -220,25 +221,25 @@ class Index:
 
     def _key_of(self, path: str | os.PathLike[str]) -> str:
         """A path as the index names it: relative below the root, whichever way a line writes it."""
-        text = os.fspath(path)
-        below = text.startswith(self.root) and text[len(self.root) : len(self.root) + 1] == "/"
-        return text[len(self.root) + 1 :] if below else text
+        return os.fspath(path).removeprefix(self._below)
 
     def _lines_of(self, records: Iterable[Record]) -> bytes:
         return b"".join(encode(self._inward(record)) for record in records)
 
     def _inward(self, record: Record) -> Record:
-        kept = {key: value for key, value in record.items() if key != "state" or value == "conflict"}
-        if path := path_of(record):
+        kept = record.copy()
+        if kept.get("state") != "conflict":
+            kept.pop("state", None)
+        if name := name_of(record):
             kept.pop("path_b64", None)
-            kept |= path_keys(self._key_of(path))
+            kept |= path_keys(self._key_of(name))
         if isinstance(first := record.get("duplicate_of"), str):
             kept["duplicate_of"] = self._key_of(first)
         return kept
 
     def _outward(self, record: Record) -> Record:
-        if "path_b64" in record and (path := path_of(record)):
-            record |= path_keys(os.path.join(self.root, path))
+        if "path_b64" in record and (name := name_of(record)):
+            record |= path_keys(os.path.join(self.root, name))
         for key in ("path", "duplicate_of"):
             if isinstance(text := record.get(key), str) and not text.startswith("/"):
                 record[key] = f"{self.root}/{text}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dcmtools.disk.view_file import connected, opened_view, removed_view
-from dcmtools.disk.view_fill import Fill, Filled, make_tables
+from dcmtools.disk.view_fill import Fill, Filled, make_indexes, make_tables
 from dcmtools.disk.view_lookup import Place
 from dcmtools.disk.view_place import places_for
 from dcmtools.disk.view_tail import LONGEST, Tail
@@ -54,6 +54,7 @@ class View:
         self._places: list[Path | None] = []
         self._was_removed = False
         self._tail = Tail(key_of)
+        self._empty: sqlite3.Connection | None = None
 
     @property
     def file(self) -> Path | None:
@@ -99,11 +100,25 @@ class View:
         except sqlite3.Error as problem:
             self._give_up(problem)
             known = None
-        if view is None or known is None or size - known > LONGEST:
+        if known is None and size <= LONGEST and not self._is_made():
+            view, known = self._nothing(), 0
+        elif view is None or known is None or size - known > LONGEST:
             view = self._caught_up(descriptor)
             known = _consumed(view, descriptor, self._root) or 0
         self._tail.follow(descriptor, known, size)
         return view
+
+    def _is_made(self) -> bool:
+        """Whether there is a view that would have to be opened only."""
+        return self._view is not None or any(place.exists() for place in places_for(self._journal))
+
+    def _nothing(self) -> sqlite3.Connection:
+        """A view that has no lines yet: of an index that its tail holds whole."""
+        if self._empty is None:
+            self._empty = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            make_tables(self._empty)
+            make_indexes(self._empty)
+        return self._empty
 
     @contextmanager
     def apart(self) -> Iterator[Snapshot | None]:
