@@ -312,7 +312,7 @@ class Frame:
         """Says which indexes have lines that are no records: what they were is not found any more."""
         for index in {index.file: index for index in self._indexes}.values():
             with suppress(DcmtoolsError):
-                if bad := index.bad_lines:
+                if bad := index.bad_lines_seen:
                     lines = "1 line of {} is no record" if bad == 1 else f"{bad:,} lines of {{}} are no records"
                     self.talk.warning(f"{lines.format(index.file)}; see dcmtools index check")
 

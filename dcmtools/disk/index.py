@@ -49,6 +49,11 @@ class Index:
         """How many lines of the file are no records."""
         return self._view.counts().bad
 
+    @property
+    def bad_lines_seen(self) -> int:
+        """How many of the lines that were looked at so far are no records."""
+        return self._view.bad_seen()
+
     def append(self, records: Iterable[Record]) -> None:
         """Adds records, synced to the disk when this returns; DiskFull or IOFailure when none of them was added.
 

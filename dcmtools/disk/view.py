@@ -108,6 +108,12 @@ class View:
         self._tail.follow(descriptor, known, size)
         return view
 
+    def bad_seen(self) -> int:
+        """How many lines are no records, of those that were taken in for somebody who asked."""
+        with self._guard:
+            row = self._view.execute("SELECT bad FROM state").fetchone() if self._view is not None else None
+            return self._tail.bad + (row[0] if row else 0)
+
     def _is_made(self) -> bool:
         """Whether there is a view that would have to be opened only."""
         return self._view is not None or any(place.exists() for place in places_for(self._journal))

@@ -34,6 +34,7 @@ class Tail:
     def __init__(self, key_of: Callable[[str], str]) -> None:
         self._key_of = key_of
         self._start = self._end = 0
+        self.bad = 0
         # Instance -> path -> its last line, None after a tombstone; and the instances that were at each path.
         self._files: dict[str, dict[str | bytes, _File | None]] = {}
         self._at: dict[str | bytes, set[str]] = {}
@@ -42,7 +43,7 @@ class Tail:
         """Takes in what lies between two offsets, as far as it is not known."""
         if start != self._start or end < self._end:
             self._start = self._end = start
-            self._files, self._at = {}, {}
+            self._files, self._at, self.bad = {}, {}, 0
         for raw in whole_lines(descriptor, self._end, end):
             self._take(raw)
             self._end += len(raw)
@@ -89,6 +90,7 @@ class Tail:
         try:
             line = parse(raw, self._key_of)
         except ValueError:
+            self.bad += 1
             return
         if line.kind <= TOMBSTONE:
             path = stored(line.path)
