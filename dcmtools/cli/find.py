@@ -73,8 +73,7 @@ def find(
     """
 
     def work(frame: Frame) -> Iterator[Record]:
-        query = frame.query(selectors, _level(frame.common.format))
-        query = replace(query, returns=parse_returns(returns or ""))
+        query = frame.query(selectors, _level(frame.common.format), parse_returns(returns or ""))
         if tree:
             query = replace(query.at("series"), sort=query.sort or TREE_ORDER)
         nodes = [word.strip() for word in (node or "").split(",") if word.strip()]

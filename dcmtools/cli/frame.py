@@ -132,10 +132,10 @@ class Frame:
 
         return today(self.settings.zone)
 
-    def query(self, selectors: Selectors, level: Level | None = None) -> Query:
+    def query(self, selectors: Selectors, level: Level | None = None, returns: tuple[str, ...] = ()) -> Query:
         """The query that the selectors mean; `level` is the one where --level was not given."""
         dated = selectors.date or selectors.since or selectors.until
-        return query_of(selectors, self.today if dated else date.min, level)
+        return query_of(selectors, self.today if dated else date.min, level, returns)
 
     @property
     def jobs(self) -> int:

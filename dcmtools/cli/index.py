@@ -106,7 +106,7 @@ def index(
             else:
                 yield from beside(frame, paths or there, lambda some: indexed(some, where)) if paths or there else ()
             if prune_missing and not rebuild:
-                yield from prune(where, roots, yes=yes, dry_run=frame.common.dry_run, stop=frame.stop)
+                yield from prune(where, roots if paths else (), yes=yes, dry_run=frame.common.dry_run, stop=frame.stop)
         frame.tell_skipped(skipped)
 
     run("index", common, work, events=events, listing=False)

@@ -169,7 +169,7 @@ _LISTS: dict[str, str] = {
 }
 
 
-def query_of(selectors: Selectors, today: date, level: Level | None = None) -> Query:
+def query_of(selectors: Selectors, today: date, level: Level | None = None, returns: tuple[str, ...] = ()) -> Query:
     """The query that the selectors mean; `level` is the one where --level was not given (default: study).
 
     Without either, a key that only instances have brings the query to instance level.
@@ -192,6 +192,7 @@ def query_of(selectors: Selectors, today: date, level: Level | None = None) -> Q
         where=tuple(parse_filter(text) for text in selectors.where or ()),
         sort=parse_sort(selectors.sort or ""),
         limit=selectors.limit,
+        returns=returns,
         ignore_accents=selectors.ignore_accents,
     )
 

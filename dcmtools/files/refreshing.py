@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -41,24 +42,26 @@ def racily_clean(index: Index) -> Callable[[Record], bool]:
 
 
 def prune(
-    index: Index, roots: Iterable[str], *, yes: bool = False, dry_run: bool = False, stop: Stop = never
+    index: Index, roots: Iterable[str] = (), *, yes: bool = False, dry_run: bool = False, stop: Stop = never
 ) -> Iterator[Record]:
     """Takes files that are gone from the index: a record for each, with the state removed.
 
-    Where more than half of what is known below a root is gone, it may be that a disk is not mounted: then nothing is
-    taken from the index, and an error record tells so, unless somebody said `yes`.
+    Below these roots only, where there are any. Where more than half of what is known below a root is gone, or below
+    the nearest folder that is still there, it may be that a disk is not mounted: then nothing of that is taken from the
+    index, and an error record tells so, unless somebody said `yes`.
     """
-    for root in roots:
+    known, gone = _known_and_gone(index, [root.rstrip("/") for root in roots], stop)
+    for root, some in gone.items():
         if stop():
             return
-        known, gone = _gone_below(index, root)
-        if 2 * len(gone) > known and not yes:
-            yield _too_many(len(gone), known, root)
+        below = sum(count for folder, count in known.items() if _is_below(folder, root))
+        if 2 * len(some) > below and not yes:
+            yield _too_many(len(some), below, root)
             continue
-        if not dry_run and gone:
-            index.forget(gone)
+        if not dry_run:
+            index.forget(some)
         told = {"state": "planned", "plan": "removed"} if dry_run else {"state": "removed"}
-        yield from ({**record, **told} for record in gone)
+        yield from ({**record, **told} for record in some)
 
 
 def rebuild(
@@ -100,20 +103,33 @@ def _put_in_place(made: Index, index: Index) -> None:
             raise from_os(problem, "replacing", index.file) from problem
 
 
-def _gone_below(index: Index, root: str) -> tuple[int, list[Record]]:
-    """How many files are known below a folder (or as this file), and those of which nothing is there any more."""
-    prefix = f"{root.rstrip('/')}/"
-    known, gone = 0, []
+def _known_and_gone(index: Index, roots: list[str], stop: Stop) -> tuple[Counter[str], dict[str, list[Record]]]:
+    """How many files are known in each folder; and those of which nothing is there, by the root they are judged by."""
+    known: Counter[str] = Counter()
+    gone: dict[str, list[Record]] = {}
     instances = index.instances()
-    while chunk := list(islice(instances, _CHUNK)):
+    while (chunk := list(islice(instances, _CHUNK))) and not stop():
         everywhere = index.everywhere({str(record["SOPInstanceUID"]) for record in chunk})
         for record in (one for some in everywhere.values() for one in some):
-            name = name_of(record)
-            if name and (name == root or name.startswith(prefix)):
-                known += 1
+            name = name_of(record) or ""
+            root = next((root for root in roots if _is_below(name, root)), None) if roots else ""
+            if root is not None:
+                folder = os.path.dirname(name)
+                known[folder] += 1
                 if _is_missing(name):
-                    gone.append(record)
+                    gone.setdefault(root or _nearest(folder), []).append(record)
     return known, gone
+
+
+def _nearest(folder: str) -> str:
+    """The folder, or the nearest one above it that is there."""
+    while folder != "/" and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _is_below(name: str, root: str) -> bool:
+    return f"{name}/".startswith(f"{root.rstrip('/')}/")
 
 
 def _is_missing(name: str) -> bool:

@@ -45,10 +45,10 @@ class Query:
     def __post_init__(self) -> None:
         """Raises UsageError for a filter on what the answers do not tell, wherever they come from."""
         for keyword, *_ in self.where:
-            if not _is_told(keyword, self.level):
+            if keyword not in self.returns and not _is_told(keyword, self.level):
                 level = QUERY_BY_KEYWORD[keyword].level
                 reason = f"a {self.level} does not tell {keyword}, which belongs to the {level}"
-                raise UsageError(reason, f"match it with --key, or ask at {level} level")
+                raise UsageError(reason, f"match it with --key, ask for it with --return, or at {level} level")
 
     def matches(self, record: Record) -> bool:
         """Whether a record answers all keys; one that the record cannot tell of does not match."""

@@ -232,6 +232,7 @@ def test_return_tells_all_values_of_a_lower_level(find: Find) -> None:
 
     assert len(study["SeriesNumber"]) == 2  # type: ignore[arg-type]
     assert study["InstanceNumber"] == list(range(1, 25))
+    assert len(find("--return", "InstanceNumber", "--where", "InstanceNumber>23", "-l", "series")[1]) == 3
 
 
 @pytest.mark.parametrize("words", [["--return", "Nonsense"], ["--sort", "Nonsense"], ["--where", "Nonsense=1"]])

@@ -99,6 +99,18 @@ def test_when_most_of_a_folder_is_gone_nothing_is_taken_out_unless_confirmed(ind
     assert paths(index) == {str(path) for path in (folder / "b").iterdir()}
 
 
+def test_without_a_folder_the_nearest_one_that_is_left_tells_how_much_is_gone(index: Index, folder: Path) -> None:
+    shutil.rmtree(folder / "b")
+    assert states(prune(index)) == {"removed": 2}
+
+    for path in (folder / "a").iterdir():
+        path.unlink()  # as where a disk is not mounted
+    (refused,) = prune(index)
+
+    assert (refused["path"], refused["cause"]) == (str(folder / "a"), "vanished")
+    assert len(paths(index)) == 3
+
+
 def test_only_what_lies_below_the_folder_is_taken_out(index: Index, folder: Path) -> None:
     shutil.rmtree(folder / "a")
 
