@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -40,6 +40,10 @@ def listen(
     ] = False,
     max_associations: Annotated[int, typer.Option(min=1, metavar="N", help="So many associations at once.")] = 64,
     min_free: Annotated[str, typer.Option(metavar="SIZE", help="Leave so much of the disk free, such as 10GB.")] = "0",
+    fsync: Annotated[
+        Literal["on", "off"],
+        typer.Option(help="off: answer before instances are on the disk; a power cut may then lose the last ones."),
+    ] = "on",
     compression: Annotated[
         str, typer.Option(metavar="SYNTAX,...", help="Transfer syntaxes by preference, as jpeg-ls,rle.")
     ] = "",
@@ -87,6 +91,7 @@ def listen(
             compression=KEYS["compression"](compression),
             private_classes=private_classes,
             min_free=_size(min_free),
+            fsync=fsync == "on",
         )
         archive, ours = Archive(frame.archive), _ours(frame.settings.local, port, aet, bind)
         services = _query_retrieve(frame, archive, ours) if query_retrieve else {}

@@ -224,6 +224,11 @@ class Association:
                 self._data_of = None
             yield fragment
 
+    @property
+    def came_whole(self) -> bool:
+        """Whether the last fragment of the data set has been given."""
+        return self._data_of is None
+
     def read_data(self, limit: int = 1 << 20) -> bytes:
         """The data set of the message just received, as bytes; ProtocolError when it is longer than `limit`."""
         data = bytearray()

@@ -48,7 +48,8 @@ class Options:
     """Whom a listener lets in, what it takes, and how long it waits.
 
     `peers` are the calling AE titles that may come in, empty for all. `compression` are transfer syntaxes in the order
-    in which we like them. `min_free` are the bytes that stay free on the disk.
+    in which we like them. `min_free` are the bytes that stay free on the disk. Without `fsync` what was acknowledged is
+    on the disk only some seconds later.
     """
 
     peers: frozenset[str] = frozenset()
@@ -57,6 +58,7 @@ class Options:
     compression: tuple[str, ...] = ()
     private_classes: bool = False
     min_free: int = 0
+    fsync: bool = True
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(acse=10, pdu=30, idle=60))
 
 
@@ -95,7 +97,9 @@ class Listener:
             self._take_archive(stack, self.local.port or self._acceptor.port)
             if self.local.port:
                 self._acceptor = self._bound(stack)
-            receiver = stack.enter_context(Receiver(self.archive, self._arrived, min_free=self.options.min_free))
+            options = self.options
+            receiver = Receiver(self.archive, self._arrived, min_free=options.min_free, fsync=options.fsync)
+            self._receiver = stack.enter_context(receiver)
             self._handlers = {commands.C_ECHO_RQ: echo, commands.C_STORE_RQ: receiver.store, **self._services}
             stack.callback(self.drain)
             self._acceptor.start()
@@ -166,6 +170,7 @@ class Listener:
                 self._handlers.get(message.field, _unrecognized)(association, message)
                 association.busy = False
         finally:
+            self._receiver.end(association)
             self._last = time.monotonic()
             with self._counting:
                 if association.id in self._storing:
