@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -14,6 +15,8 @@ from dcmtools.model.node import Local, check_ae_title
 from dcmtools.model.record import Record
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from dcmtools.disk.archive import Archive
     from dcmtools.network.listen import Services
 
@@ -35,10 +38,25 @@ def listen(
         list[str] | None,
         typer.Option(metavar="AET", help="Let in only this calling AE title; several options are possible."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Let in only from this address or network, as 10.1.2.0/24; several too."),
+    ] = None,
     called_ae_check: Annotated[
         bool, typer.Option("--called-ae-check", help="Let in only who calls us by our AE title.")
     ] = False,
     max_associations: Annotated[int, typer.Option(min=1, metavar="N", help="So many associations at once.")] = 64,
+    max_per_host: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="So many from one host. Default: a quarter; all from this machine."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Speak TLS, with this certificate.")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key, where that stands in a file of its own.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Let in only who has a certificate that this CA signed.")
+    ] = None,
     min_free: Annotated[str, typer.Option(metavar="SIZE", help="Leave so much of the disk free, such as 10GB.")] = "0",
     fsync: Annotated[
         Literal["on", "off"],
@@ -71,13 +89,14 @@ def listen(
         73  the archive cannot be created
         74  the disk is full, or cannot be written
         75  another listen has the archive, or a program the port; or nobody reads the output any more
-        77  the port needs privileges
-        78  a settings file that cannot be used
+        77  the port needs privileges, or others can read the TLS key
+        78  a settings or TLS file that cannot be used
     """
 
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.disk.archive import Archive
         from dcmtools.disk.node_keys import KEYS
+        from dcmtools.network.hosts import among
         from dcmtools.network.listen import Options, Until, listen
 
         if frame.common.index:
@@ -86,8 +105,11 @@ def listen(
             raise UsageError("what will come cannot be tried beforehand", "leave --dry-run out")
         options = Options(
             peers=frozenset(map(check_ae_title, allow_ae or ())),
+            hosts=among(allow_host or ()),
             check_called=called_ae_check,
             max_associations=max_associations,
+            max_per_host=max_per_host,
+            tls=_tls(tls_cert, tls_key, tls_ca),
             compression=KEYS["compression"](compression),
             private_classes=private_classes,
             min_free=_size(min_free),
@@ -107,6 +129,17 @@ def listen(
         )
 
     run("listen", common, work, events=False, drains=True)
+
+
+def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> "SSLContext | None":
+    """Our side of TLS, None without a certificate."""
+    if cert is None:
+        if key or ca:
+            raise UsageError("--tls-key and --tls-ca go with --tls-cert", "give our certificate, too")
+        return None
+    from dcmtools.network.tls import server_context
+
+    return server_context(cert, key, ca)
 
 
 def _ours(local: Local, port: int | None, aet: str | None, bind: str | None) -> Local:

@@ -202,9 +202,12 @@ class Association:
             for _ in self.fragments():
                 pass
         limit = self.timeouts.dimse if seconds is None else seconds
-        raw, context = bytearray(), 0
+        raw, context, end = bytearray(), 0, 0.0
         while True:
-            one, flags, fragment = self._next(limit, idle if not raw else None)
+            one, flags, fragment = self._next(
+                max(0.001, end - time.monotonic()) if raw else limit, None if raw else idle
+            )
+            end = end or time.monotonic() + limit  # for all of the command, in however many pieces
             if not flags & pdu.COMMAND_FLAG or (raw and one != context):
                 raise self._broken("a data set where a command was due")
             context = one

@@ -5,6 +5,7 @@ One listener an archive. It is a command of its own, and a part of `move`, which
 
 import os
 import queue
+import ssl
 import threading
 import time
 from collections import Counter
@@ -47,14 +48,17 @@ _NO_SERVICES: Services = MappingProxyType({})
 class Options:
     """Whom a listener lets in, what it takes, and how long it waits.
 
-    `peers` are the calling AE titles that may come in, empty for all. `compression` are transfer syntaxes in the order
-    in which we like them. `min_free` are the bytes that stay free on the disk. Without `fsync` what was acknowledged is
-    on the disk only some seconds later.
+    `peers` are the calling AE titles that may come in, empty for all; `hosts` says which addresses may. `compression`
+    are transfer syntaxes in the order in which we like them. `min_free` are the bytes that stay free on the disk.
+    Without `fsync` what was acknowledged is on the disk only some seconds later.
     """
 
     peers: frozenset[str] = frozenset()
+    hosts: Callable[[str], bool] = lambda _: True
     check_called: bool = False
     max_associations: int = 64
+    max_per_host: int | None = None
+    tls: ssl.SSLContext | None = None
     compression: tuple[str, ...] = ()
     private_classes: bool = False
     min_free: int = 0
@@ -205,7 +209,10 @@ class Listener:
             choose=chooser(self._services, options.compression, private=options.private_classes),
             check_called=options.check_called,
             peers=options.peers,
+            hosts=options.hosts,
             max_associations=options.max_associations,
+            max_per_host=options.max_per_host,
+            tls=options.tls,
             timeouts=options.timeouts,
         )
 

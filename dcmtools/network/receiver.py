@@ -5,6 +5,7 @@ while it does; its UIDs are held against the command, it is committed, and only 
 be done after the answer is done then: the sender prepares its next object meanwhile.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ from dcmtools.network import status
 from dcmtools.network.acceptance import stores
 from dcmtools.network.association import Association, Message
 from dcmtools.network.command import Command
+from dcmtools.network.upper_layer import TimedOut
 
 _MAX_COMMENT = 64
+# Bytes a second: who moves, however slowly, may go on; who drips only holds the place of others.
+_SLOWEST = 256
 CONFLICT = BadData(
     "another instance with this UID came first, and stays",
     "compare the two; this one is kept in quarantine",
@@ -153,7 +157,10 @@ class Receiver:
         """The object after it was written to a file, and walked, as it came."""
         arriving = Arriving(request.syntax, self._outlines)
         meta = encode_meta(request.sop_class, request.sop_instance, request.syntax, request.node)
+        begun, patience = time.monotonic(), association.timeouts.idle
         for fragment in association.fragments():
+            if time.monotonic() - begun > patience + arriving.size / _SLOWEST:
+                raise TimedOut(f"{association.where} sends less than {_SLOWEST} bytes a second", "see its network")
             if arriving.size:
                 file.write(fragment)
             else:
