@@ -59,14 +59,23 @@ class Policy:
 
 
 class Acceptor:
-    """A listening socket and the associations that came in through it.
+    """A listening socket, ours or one that was handed over to us, and the associations that came in through it.
 
     `serve` is called in the association's thread and returns at its end; `notice` hears of what went wrong with a peer.
     """
 
-    def __init__(self, bind: str, port: int, policy: Policy, serve: Serve, notice: Notice) -> None:
+    def __init__(
+        self,
+        bind: str,
+        port: int,
+        policy: Policy,
+        serve: Serve,
+        notice: Notice,
+        *,
+        sock: socket.socket | None = None,
+    ) -> None:
         self.policy, self._serve, self._notice = policy, serve, notice
-        self._socket = _listening(bind, port)
+        self._socket = sock or _listening(bind, port)
         self.port: int = self._socket.getsockname()[1]
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)

@@ -5,6 +5,7 @@ One listener an archive. It is a command of its own, and a part of `move`, which
 
 import os
 import queue
+import socket
 import ssl
 import threading
 import time
@@ -28,6 +29,7 @@ from dcmtools.network.acceptance import chooser
 from dcmtools.network.acceptor import COURTESY, Acceptor, Policy
 from dcmtools.network.association import Association, Message, Timeouts
 from dcmtools.network.receiver import Receiver
+from dcmtools.network.supervision import Supervisor, inherited_socket
 from dcmtools.network.upper_layer import Closed, TimedOut
 
 Handler = Callable[[Association, Message], None]
@@ -84,9 +86,11 @@ class Listener:
         services: Services = _NO_SERVICES,
         notice: Callable[[DcmtoolsError], None] = lambda _: None,
         purpose: str = "listen",
+        sock: socket.socket | None = None,
     ) -> None:
         self.archive, self.local, self.options, self._purpose = archive, local, options or Options(), purpose
         self._on_record, self._notice, self._services = on_record, notice, services
+        self._socket = sock
         self._handlers: dict[int, Handler] = {}
         self._storing: set[str] = set()
         self._counting = threading.Lock()
@@ -96,10 +100,11 @@ class Listener:
     def __enter__(self) -> Self:
         self._make_archive()
         with ExitStack() as stack:
-            if self.local.port == 0:  # what the system chooses stands in the lock
+            is_chosen = self.local.port and self._socket is None
+            if not is_chosen:  # what the system chose stands in the lock
                 self._acceptor = self._bound(stack)
-            self._take_archive(stack, self.local.port or self._acceptor.port)
-            if self.local.port:
+            self._take_archive(stack, self.local.port if is_chosen else self._acceptor.port)
+            if is_chosen:
                 self._acceptor = self._bound(stack)
             options = self.options
             receiver = Receiver(self.archive, self._arrived, min_free=options.min_free, fsync=options.fsync)
@@ -127,7 +132,8 @@ class Listener:
             raise Locked(reason, "wait for its end, stop it, or use another archive", **problem.where) from None
 
     def _bound(self, stack: ExitStack) -> Acceptor:
-        acceptor = Acceptor(self.local.bind, self.local.port, self._policy(), self._serve, self._notice)
+        local, policy = self.local, self._policy()
+        acceptor = Acceptor(local.bind, local.port, policy, self._serve, self._notice, sock=self._socket)
         stack.callback(acceptor.stop_accepting)
         return acceptor
 
@@ -253,15 +259,21 @@ def listen(
     What associations have in hand then is finished within `grace` seconds.
     """
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    with Listener(archive, local, arrived.put, options=options, services=services, notice=notice) as listener:
+    supervisor, sock = Supervisor(), inherited_socket()
+    with Listener(
+        archive, local, arrived.put, options=options, services=services, notice=notice, sock=sock
+    ) as listener:
+        supervisor.ready(listener.port)
         yield listener.listening()
         while not (stop() or until.reached(listener)):
+            supervisor.alive()
             try:
                 yield arrived.get(timeout=_POLL)
             except queue.Empty:
                 continue
             yield from _waiting(arrived)
             time.sleep(_BATCH)
+        supervisor.stopping()
         listener.drain(grace)
     yield from _waiting(arrived)
 
