@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.peers.processes"]
+pytest_plugins = ["tests.network.certificates", "tests.peers.processes"]
 
 # Whoever starts the tests in the background of a script has SIGINT ignored, and so would all processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

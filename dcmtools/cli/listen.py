@@ -1,20 +1,28 @@
 """The subcommand `listen`."""
 
 import re
+import shlex
+import signal
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dcmtools.cli.frame import Frame, run
 from dcmtools.cli.options import Common, duration
 from dcmtools.cli.subcommand import application
-from dcmtools.model.errors import UsageError
+from dcmtools.model.errors import DcmtoolsError, UsageError
 from dcmtools.model.node import Local, check_ae_title
 from dcmtools.model.record import Record
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+    from types import FrameType
+
     from dcmtools.disk.archive import Archive
+    from dcmtools.model.node import Node
+    from dcmtools.network.hooks import Commands
     from dcmtools.network.listen import Services
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?\Z", re.IGNORECASE | re.ASCII)
@@ -23,6 +31,10 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?\Z", re.IGNORECAS
 def listen(
     common: Common,
     *,
+    action: Annotated[
+        Literal["start", "stop", "restart", "status"] | None,
+        typer.Argument(help="Without: listen until told to stop. With: a listen in the background.", show_choices=True),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Default: ours of config.ini; 0 chooses one.")
     ] = None,
@@ -35,17 +47,48 @@ def listen(
         list[str] | None,
         typer.Option(metavar="AET", help="Let in only this calling AE title; several options are possible."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Let in only from this address or network, as 10.1.2.0/24; several too."),
+    ] = None,
     called_ae_check: Annotated[
         bool, typer.Option("--called-ae-check", help="Let in only who calls us by our AE title.")
     ] = False,
     max_associations: Annotated[int, typer.Option(min=1, metavar="N", help="So many associations at once.")] = 64,
+    max_per_host: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="So many from one host. Default: a quarter; all from this machine."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Speak TLS, with this certificate.")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key, where that stands in a file of its own.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Let in only who has a certificate that this CA signed.")
+    ] = None,
     min_free: Annotated[str, typer.Option(metavar="SIZE", help="Leave so much of the disk free, such as 10GB.")] = "0",
+    fsync: Annotated[
+        Literal["on", "off"],
+        typer.Option(help="off: answer before instances are on the disk; a power cut may then lose the last ones."),
+    ] = "on",
     compression: Annotated[
         str, typer.Option(metavar="SYNTAX,...", help="Transfer syntaxes by preference, as jpeg-ls,rle.")
     ] = "",
     private_classes: Annotated[
         bool, typer.Option("--private-classes", help="Take objects of private SOP classes, too.")
     ] = False,
+    on_instance: Annotated[
+        str | None, typer.Option(metavar="CMD", help="Run this for each instance, its record on stdin; no shell.")
+    ] = None,
+    on_series: Annotated[
+        str | None, typer.Option(metavar="CMD", help="Run this for each series that has settled.")
+    ] = None,
+    on_study: Annotated[
+        str | None, typer.Option(metavar="CMD", help="Run this for each study that has settled.")
+    ] = None,
+    settle: Annotated[
+        str, typer.Option(metavar="DUR", help="Settled means that nothing of it came for so long.")
+    ] = "60s",
     once: Annotated[bool, typer.Option("--once", help="End after the first association that stored.")] = False,
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after N instances.")] = None,
     idle_exit: Annotated[
@@ -55,7 +98,9 @@ def listen(
     """Receive what nodes send, and answer what they ask.
 
     Instances go into the archive and its index; a sender hears of success when its instance is safely there. The first
-    record says where we listen; then comes one for each instance. SIGTERM ends it when what arrives is finished.
+    record says where we listen; then comes one for each instance. SIGTERM ends it when what arrives is finished,
+    SIGHUP has it read the nodes again. start puts it into the background with the options beside it, stop and status
+    want only --archive; it writes what it has to say to .dcmtools-listen.log in the archive.
     --index and --dry-run are refused: the archive keeps its own index, and what will come is not known.
 
     Example:
@@ -64,44 +109,70 @@ def listen(
     Exit codes:
         0   ended by SIGTERM, --once, --count or --idle-exit
         3   ended so, but some instances were refused; the records say which and why
+        69  status: no listen serves the archive
         73  the archive cannot be created
         74  the disk is full, or cannot be written
         75  another listen has the archive, or a program the port; or nobody reads the output any more
-        77  the port needs privileges
-        78  a settings file that cannot be used
+        77  the port needs privileges, or others can read the TLS key
+        78  a settings or TLS file that cannot be used
     """
 
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.disk.archive import Archive
         from dcmtools.disk.node_keys import KEYS
+        from dcmtools.network.hooks import Hooks
+        from dcmtools.network.hosts import among
         from dcmtools.network.listen import Options, Until, listen
 
+        if action:
+            from dcmtools.cli.service import control
+
+            yield from control(action, frame.archive, frame.stop)
+            return
         if frame.common.index:
             raise UsageError("the archive keeps its own index", "leave --index out")
         if frame.common.dry_run:
             raise UsageError("what will come cannot be tried beforehand", "leave --dry-run out")
         options = Options(
             peers=frozenset(map(check_ae_title, allow_ae or ())),
+            hosts=among(allow_host or ()),
             check_called=called_ae_check,
             max_associations=max_associations,
+            max_per_host=max_per_host,
+            tls=_tls(tls_cert, tls_key, tls_ca),
             compression=KEYS["compression"](compression),
             private_classes=private_classes,
             min_free=_size(min_free),
+            fsync=fsync == "on",
         )
         archive, ours = Archive(frame.archive), _ours(frame.settings.local, port, aet, bind)
+        signal.signal(signal.SIGHUP, lambda *_: None)  # who has no nodes to read again lives on
         services = _query_retrieve(frame, archive, ours) if query_retrieve else {}
         until = Until(once, count, duration(idle_exit) if idle_exit else None)
-        yield from listen(
-            archive,
-            ours,
-            options=options,
-            services=services,
-            until=until,
-            stop=frame.stop,
-            notice=lambda problem: frame.talk.warning(str(problem)),
-        )
+        hooks = _hooks(on_instance, on_series, on_study, duration(settle))
+
+        def notice(problem: DcmtoolsError) -> None:
+            frame.talk.warning(str(problem))
+
+        with Hooks(hooks, notice) as running:
+            for record in listen(
+                archive, ours, options=options, services=services, until=until, stop=frame.stop, notice=notice
+            ):
+                running.arrived(record)
+                yield record
 
     run("listen", common, work, events=False, drains=True)
+
+
+def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> "SSLContext | None":
+    """Our side of TLS, None without a certificate."""
+    if cert is None:
+        if key or ca:
+            raise UsageError("--tls-key and --tls-ca go with --tls-cert", "give our certificate, too")
+        return None
+    from dcmtools.network.tls import server_context
+
+    return server_context(cert, key, ca)
 
 
 def _ours(local: Local, port: int | None, aet: str | None, bind: str | None) -> Local:
@@ -113,10 +184,54 @@ def _ours(local: Local, port: int | None, aet: str | None, bind: str | None) -> 
     )
 
 
+def _hooks(instance: str | None, series: str | None, study: str | None, settle: float) -> "Commands":
+    """The commands as lists of words; UsageError for what a shell could not read either."""
+    from dcmtools.network.hooks import Commands
+
+    words = {"instance": _words("--on-instance", instance), "series": _words("--on-series", series)}
+    return Commands(**words, study=_words("--on-study", study), settle=settle)
+
+
+def _words(option: str, text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as problem:
+        raise UsageError(f"{option}: {problem}", "write it as on a command line") from None
+    if not words:
+        raise UsageError(f"{option} has no command", "name one, or leave it out")
+    return words
+
+
 def _query_retrieve(frame: Frame, archive: "Archive", ours: Local) -> "Services":
     from dcmtools.network.query_retrieve import QueryRetrieve
 
-    return QueryRetrieve(archive.index, frame.settings.registry.by_ae_title, ours).handlers
+    nodes = _Nodes(frame)
+    return QueryRetrieve(archive.index, nodes.by_ae_title, ours).handlers
+
+
+class _Nodes:
+    """The nodes that C-MOVE may send to; SIGHUP has them read again, and what cannot be read is not taken."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame, self._registry, self._is_outdated = frame, frame.settings.registry, False
+        signal.signal(signal.SIGHUP, self._note)
+
+    def by_ae_title(self, title: str) -> "Node | None":
+        """The node with this AE title, as the files have it now."""
+        from dcmtools.disk.registry import load_registry
+
+        if self._is_outdated:
+            self._is_outdated = False
+            try:
+                self._registry = load_registry(self._frame.settings.nodes_file)
+            except DcmtoolsError as problem:
+                self._frame.talk.warning(f"the nodes stay as they were: {problem}")
+        return self._registry.by_ae_title(title)
+
+    def _note(self, _number: int, _frame: "FrameType | None") -> None:
+        self._is_outdated = True
 
 
 def _size(text: str) -> int:

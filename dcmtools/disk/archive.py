@@ -99,7 +99,7 @@ class Archive:
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
         """A folder for what is being received; those of owners that died are swept away first."""
-        with self._folder(INCOMING):
+        with self.folder(INCOMING):
             pass
         place = self.root / INCOMING
         folder = place / temporary_name()
@@ -134,7 +134,7 @@ class Archive:
         items = list(items)
         uids = {str(record.get("SOPInstanceUID")) for _, record in items}
         outcomes: list[Committed | DcmtoolsError] = []
-        with self._claimed(uids):
+        with self.claimed(uids):
             known = self.index.everywhere(uids)
             events: list[Record] = []
             for temporary, record in items:
@@ -154,6 +154,33 @@ class Archive:
                 self.index.append_after(lambda: self._news(outcomes, uids, events, folders))
         return outcomes
 
+    def tell(self, committed: Committed, seen: tuple[int, int]) -> Committed:
+        """Appends the line of an instance that was just linked; its folder is synced, and its UID claimed.
+
+        `seen` is the index's state when it did not know the instance. Where others wrote to it since, its news count.
+        """
+        outcomes: list[Committed | DcmtoolsError] = [committed]
+        uid, folder = str(committed.record["SOPInstanceUID"]), committed.path.parent
+
+        def news() -> list[Record]:
+            if self.index_state() == seen:
+                return [committed.record]
+            return self._news(outcomes, {uid}, [], {folder})
+
+        self.index.append_after(news)
+        (outcome,) = outcomes
+        if isinstance(outcome, DcmtoolsError):
+            raise outcome
+        return outcome
+
+    def index_state(self) -> tuple[int, int]:
+        """Which file the index is and how long: it only grows, so what was read of one that is the same still holds."""
+        try:
+            found = os.stat(self.index.file)
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_ino, found.st_size
+
     def add_missing(self, records: Iterable[Record]) -> None:
         """Indexes files that lie in the archive already: whoever put them there may have died before that."""
         records = list(records)
@@ -171,7 +198,7 @@ class Archive:
             raise from_os(problem, "storing in", self.root) from problem
 
     @contextmanager
-    def _claimed(self, uids: set[str]) -> Iterator[None]:
+    def claimed(self, uids: set[str]) -> Iterator[None]:
         """Keeps other threads away from these instances, and only these: the rest share the syncs of the index."""
         with self._turn:
             self._turn.wait_for(lambda: self._claims.isdisjoint(uids))
@@ -249,7 +276,7 @@ class Archive:
     def _link(self, temporary: Path, final: Path) -> bool:
         """Whether a file could be given its name."""
         try:
-            with self._folder(*final.relative_to(self.root).parts[:-1]) as folder:
+            with self.folder(*final.relative_to(self.root).parts[:-1]) as folder:
                 link_into(temporary, folder, final.name)
         except FileExistsError:
             return False
@@ -325,7 +352,7 @@ class Archive:
     def _set_aside(self, temporary: Path, record: Record) -> tuple[Path, bool]:
         """Moves a file into the quarantine, where the same data set is kept once; its path, and if it is new."""
         digest = data_set_hash(temporary)
-        with self._folder(QUARANTINE) as folder:
+        with self.folder(QUARANTINE) as folder:
             for path in self._set_aside_paths(record, digest):
                 try:
                     link_into(temporary, folder, path.name)
@@ -342,7 +369,7 @@ class Archive:
         return [self.root / QUARANTINE / f"{name}.{digest[:digits]}.dcm" for digits in (8, len(digest))]
 
     @contextmanager
-    def _folder(self, *names: str) -> Iterator[int]:
+    def folder(self, *names: str) -> Iterator[int]:
         """A folder below the root, open; made where it is missing, refused where a link stands in the way."""
         make_folders(self.root)
         descriptor = os.open(self.root, _OPEN_FOLDER)

@@ -13,7 +13,7 @@ TEMPORARY_PREFIX = ".dcmtools-"
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 # What file systems without hard links answer: FAT, some shares, some kernels' protection of other people's files.
-_NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 # Held from a folder's making to its parent's fsync: whoever finds the folder may rely on its name.
 _making = threading.RLock()
@@ -68,7 +68,7 @@ def link_into(temporary: Path, folder: int, name: str) -> None:
     except FileExistsError:
         raise
     except OSError as problem:
-        if problem.errno not in _NO_LINKS:
+        if problem.errno not in NO_LINKS:
             raise
         _rename_new(temporary, folder, name)
         return

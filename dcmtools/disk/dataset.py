@@ -38,6 +38,8 @@ _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _NO_LIMIT = 1 << 40
+# The end of a data set that is still arriving.
+UNKNOWN = 1 << 62
 _NOTHING: Container[int] = frozenset()
 _NO_RUNS: dict[bytes, Run] = {}
 
@@ -104,6 +106,7 @@ class Walk:
     It stops before the first element above `last`, and can go on from there. A `deep` walk looks into sequences of
     defined length too, where another one jumps over them. `runs` are those of earlier walks for the same tags in data
     sets of this encoding, little endian with VRs.
+    Of a data set that is still arriving the end is UNKNOWN, until `ends_at` tells it.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class Walk:
         self._end = end
         self._open = (True, encoding.explicit)
         self._stack: list[tuple[int, int, tuple[bool, bool]]] = []
+        self._zeros_from = 0
 
     def through(self, read: Read) -> dict[int, Element]:
         """The wanted elements, after the walk has read what it needs; it asks for windows in ascending order."""
@@ -143,6 +147,14 @@ class Walk:
                 raise BadData("the data set is shorter than its file was", cause="truncated")
             self.feed(window, self.position)
         return self.found
+
+    def ends_at(self, end: int) -> None:
+        """Tells where a data set ends that has arrived now; BadData when the walk had to go further than that."""
+        if self.position > end:
+            raise BadData("the data set ends within an element", cause="truncated")
+        self.end = end
+        self._end = end if self._end == UNKNOWN else self._end
+        self._stack = [(kind, end if old == UNKNOWN else old, rest) for kind, old, rest in self._stack]
 
     def go_on(self) -> None:
         """Lets a walk that stopped before an element above `last` go on to the end."""
@@ -303,9 +315,10 @@ class Walk:
 
     def _padding(self, data: Buffer, base: int) -> bool:
         """Passes zeros at the end of the file, which is all that may stand there."""
-        if self.end - self.position > MAX_PADDING or any(data[self.position - base : self.end - base]):
+        reached = min(self.end, base + len(data))
+        if reached - self._zeros_from > MAX_PADDING or any(data[self.position - base : reached - base]):
             raise Odd("something that is no element follows the data set")
-        self.position = min(self.end, base + len(data))
+        self.position = reached
         self.done = self.position == self.end
         return self.done
 
@@ -316,7 +329,7 @@ class Walk:
             self._leave()
             return True
         if not any(data[pos : pos + 8]) and not self._stack:
-            self._kind = _PADDING
+            self._kind, self._zeros_from = _PADDING, self.position
             return True
         raise Odd(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no value representation that is known")
 
@@ -361,7 +374,7 @@ class Walk:
         if size - pos < left:
             return self._more(left)
         if not self._stack and not any(data[pos : pos + left]):
-            self._kind = _PADDING
+            self._kind, self._zeros_from = _PADDING, self.position
             return True
         raise self._overrun(0)
 

@@ -1,8 +1,8 @@
 """Accepting associations: one thread accepts, and each connection has a thread of its own under deadlines (PS3.8 7.1).
 
-A connection that says nothing holds nobody up: it is counted apart from associations, and its thread ends at the
-ACSE deadline. The TLS handshake, where there is one, is done in that thread as well. Running out of descriptors
-makes the accepting thread wait, not spin.
+A connection that says nothing holds nobody up: it is counted apart from associations, its thread ends at the ACSE
+deadline, and where there are too many of them the oldest goes first. The TLS handshake, where there is one, is done in
+that thread as well. Running out of descriptors makes the accepting thread wait, not spin.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ from dcmtools.network.upper_layer import MAX_PDU, Connection, reset
 PERMANENT, TRANSIENT = 1, 2
 _BACKLOG = 128
 _SILENT_FACTOR = 4
+# So many hosts at least can have associations at once.
+_HOSTS = 4
 # Seconds that a peer between two messages has for its release when we close.
 COURTESY = 1.0
 
@@ -39,7 +41,9 @@ class Policy:
     """Whom and what an acceptor accepts.
 
     `choose` names the transfer syntax for an abstract syntax out of those proposed, "" when none of them will do,
-    None when the abstract syntax is not supported. `peers` are the calling AE titles that may come in, empty for all.
+    None when the abstract syntax is not supported. `peers` are the calling AE titles that may come in, empty for all;
+    `hosts` says which addresses may. One host has at most `max_per_host` of the associations; by default a quarter of
+    them, but for this machine itself.
     """
 
     ae_title: str
@@ -47,25 +51,37 @@ class Policy:
     check_called: bool = False
     peers: frozenset[str] = frozenset()
     max_pdu: int = MAX_PDU
+    hosts: Callable[[str], bool] = lambda _: True
     max_associations: int = 64
+    max_per_host: int | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     tls: ssl.SSLContext | None = None
 
 
 class Acceptor:
-    """A listening socket and the associations that came in through it.
+    """A listening socket, ours or one that was handed over to us, and the associations that came in through it.
 
     `serve` is called in the association's thread and returns at its end; `notice` hears of what went wrong with a peer.
     """
 
-    def __init__(self, bind: str, port: int, policy: Policy, serve: Serve, notice: Notice) -> None:
+    def __init__(
+        self,
+        bind: str,
+        port: int,
+        policy: Policy,
+        serve: Serve,
+        notice: Notice,
+        *,
+        sock: socket.socket | None = None,
+    ) -> None:
         self.policy, self._serve, self._notice = policy, serve, notice
-        self._socket = _listening(bind, port)
+        self._socket = sock or _listening(bind, port)
         self.port: int = self._socket.getsockname()[1]
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
         self._connections: dict[int, socket.socket] = {}
+        self._hosts: dict[int, str] = {}
         self._associations: dict[int, Association] = {}
         self.counts: Counter[str] = Counter()
         self._closing = threading.Event()
@@ -133,21 +149,36 @@ class Acceptor:
                 if self._closing.is_set():
                     return
                 # No descriptors or memory: those inside must finish first. Waiting costs nothing, spinning a core.
-                time.sleep(0.1 if problem.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM} else 0.01)
+                short = problem.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+                if short:
+                    self._make_room()
+                time.sleep(0.1 if short else 0.01)
                 continue
             self.counts["connections"] += 1
-            if len(self._connections) >= self.policy.max_associations * (1 + _SILENT_FACTOR):
+            host = address[0].removeprefix("::ffff:")  # IPv4 on a socket that takes both
+            if not self.policy.hosts(host):
+                self._notice(Refused(f"{host} may not connect", "allow its address", cause="host"))
                 reset(sock)
                 continue
-            number = next(self._numbers)
-            with self._lock:
-                self._connections[number] = sock
-            host = address[0].removeprefix("::ffff:")  # IPv4 on a socket that takes both
-            try:
-                threading.Thread(target=self._attend, args=(number, sock, host), daemon=True).start()
-            except RuntimeError:  # no more threads
-                reset(sock)
-                self._forget(number)
+            if len(self._connections) >= self.policy.max_associations * (1 + _SILENT_FACTOR):
+                self._make_room()
+            self._begin(sock, host)
+
+    def _begin(self, sock: socket.socket, host: str) -> None:
+        number = next(self._numbers)
+        with self._lock:
+            self._connections[number], self._hosts[number] = sock, host
+        try:
+            threading.Thread(target=self._attend, args=(number, sock, host), daemon=True).start()
+        except RuntimeError:  # no more threads
+            reset(sock)
+            self._forget(number)
+
+    def _make_room(self) -> None:
+        """Hangs up on who has been here longest without an association, so that the next may have its place."""
+        with self._lock:
+            if oldest := next((number for number in self._connections if number not in self._associations), None):
+                self._hang_up([self._connections[oldest]], socket.SHUT_RDWR)
 
     def _attend(self, number: int, sock: socket.socket, host: str) -> None:
         """The life of one connection; whatever a peer does ends here and harms nobody else."""
@@ -157,6 +188,9 @@ class Acceptor:
                 self._run(association)
         except DcmtoolsError as problem:
             self._notice(problem)
+        except ssl.SSLError as problem:
+            reason = f"{host}: the TLS handshake failed: {problem.reason or problem}"
+            self._notice(ProtocolError(reason, "see whether it speaks TLS, with a certificate", cause="tls-handshake"))
         except OSError as problem:
             self._notice(ProtocolError(f"{host}: {problem.strerror or problem}"))
         except Exception as problem:  # noqa: BLE001 - the door of a worker: a defect of ours must not stop the server
@@ -167,6 +201,7 @@ class Acceptor:
     def _forget(self, number: int) -> None:
         with self._idle:
             self._connections.pop(number).close()
+            self._hosts.pop(number)
             self._associations.pop(number, None)
             self._idle.notify_all()
 
@@ -193,7 +228,7 @@ class Acceptor:
     def _negotiate(self, number: int, connection: Connection, host: str) -> Association | None:
         request = self._requested(connection, host)
         with self._lock:
-            rejection = self._rejection(request)
+            rejection = self._rejection(request, host)
             if not rejection:
                 accept, contexts = self._answer(request)
                 where = f"{request.calling}@{host}"
@@ -217,7 +252,7 @@ class Acceptor:
             cause = "nothing-said" if connection.is_silent else problem.cause
             raise ProtocolError(f"{host}: {problem.reason}", problem.advice, cause=cause) from None
 
-    def _rejection(self, request: pdu.Request) -> tuple[tuple[int, int, int], DcmtoolsError] | None:
+    def _rejection(self, request: pdu.Request, host: str) -> tuple[tuple[int, int, int], DcmtoolsError] | None:
         """Result, source and reason of the rejection that a request deserves (PS3.8 9.3.4)."""
         who = f"association from '{request.calling}' rejected"
         if request.application_context != APPLICATION_CONTEXT:
@@ -233,7 +268,19 @@ class Acceptor:
             )
         if len(self._associations) >= self.policy.max_associations:
             return (TRANSIENT, 3, 2), TryLater(f"{who}: {self.policy.max_associations} associations are open")
+        if (share := self._share(host)) is not None and self._of_host(host) >= share:
+            return (TRANSIENT, 3, 2), TryLater(f"{who}: its host {host} has {share} associations, which is its share")
         return None
+
+    def _share(self, host: str) -> int | None:
+        """How many associations a host may have; None for as many as there are."""
+        if self.policy.max_per_host is not None:
+            return self.policy.max_per_host
+        is_here = host == "::1" or host.startswith("127.")
+        return None if is_here else max(1, self.policy.max_associations // _HOSTS)
+
+    def _of_host(self, host: str) -> int:
+        return sum(self._hosts.get(number) == host for number in self._associations)
 
     def _answer(self, request: pdu.Request) -> tuple[pdu.Accept, list[Context]]:
         answers, contexts = [], []

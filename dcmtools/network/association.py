@@ -202,9 +202,12 @@ class Association:
             for _ in self.fragments():
                 pass
         limit = self.timeouts.dimse if seconds is None else seconds
-        raw, context = bytearray(), 0
+        raw, context, end = bytearray(), 0, 0.0
         while True:
-            one, flags, fragment = self._next(limit, idle if not raw else None)
+            one, flags, fragment = self._next(
+                max(0.001, end - time.monotonic()) if raw else limit, None if raw else idle
+            )
+            end = end or time.monotonic() + limit  # for all of the command, in however many pieces
             if not flags & pdu.COMMAND_FLAG or (raw and one != context):
                 raise self._broken("a data set where a command was due")
             context = one
@@ -223,6 +226,11 @@ class Association:
             if flags & pdu.LAST_FLAG:
                 self._data_of = None
             yield fragment
+
+    @property
+    def came_whole(self) -> bool:
+        """Whether the last fragment of the data set has been given."""
+        return self._data_of is None
 
     def read_data(self, limit: int = 1 << 20) -> bytes:
         """The data set of the message just received, as bytes; ProtocolError when it is longer than `limit`."""

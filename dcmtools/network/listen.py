@@ -5,6 +5,8 @@ One listener an archive. It is a command of its own, and a part of `move`, which
 
 import os
 import queue
+import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -27,6 +29,7 @@ from dcmtools.network.acceptance import chooser
 from dcmtools.network.acceptor import COURTESY, Acceptor, Policy
 from dcmtools.network.association import Association, Message, Timeouts
 from dcmtools.network.receiver import Receiver
+from dcmtools.network.supervision import Supervisor, inherited_socket
 from dcmtools.network.upper_layer import Closed, TimedOut
 
 Handler = Callable[[Association, Message], None]
@@ -47,16 +50,21 @@ _NO_SERVICES: Services = MappingProxyType({})
 class Options:
     """Whom a listener lets in, what it takes, and how long it waits.
 
-    `peers` are the calling AE titles that may come in, empty for all. `compression` are transfer syntaxes in the order
-    in which we like them. `min_free` are the bytes that stay free on the disk.
+    `peers` are the calling AE titles that may come in, empty for all; `hosts` says which addresses may. `compression`
+    are transfer syntaxes in the order in which we like them. `min_free` are the bytes that stay free on the disk.
+    Without `fsync` what was acknowledged is on the disk only some seconds later.
     """
 
     peers: frozenset[str] = frozenset()
+    hosts: Callable[[str], bool] = lambda _: True
     check_called: bool = False
     max_associations: int = 64
+    max_per_host: int | None = None
+    tls: ssl.SSLContext | None = None
     compression: tuple[str, ...] = ()
     private_classes: bool = False
     min_free: int = 0
+    fsync: bool = True
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(acse=10, pdu=30, idle=60))
 
 
@@ -78,9 +86,11 @@ class Listener:
         services: Services = _NO_SERVICES,
         notice: Callable[[DcmtoolsError], None] = lambda _: None,
         purpose: str = "listen",
+        sock: socket.socket | None = None,
     ) -> None:
         self.archive, self.local, self.options, self._purpose = archive, local, options or Options(), purpose
         self._on_record, self._notice, self._services = on_record, notice, services
+        self._socket = sock
         self._handlers: dict[int, Handler] = {}
         self._storing: set[str] = set()
         self._counting = threading.Lock()
@@ -90,12 +100,15 @@ class Listener:
     def __enter__(self) -> Self:
         self._make_archive()
         with ExitStack() as stack:
-            if self.local.port == 0:  # what the system chooses stands in the lock
+            is_chosen = self.local.port and self._socket is None
+            if not is_chosen:  # what the system chose stands in the lock
                 self._acceptor = self._bound(stack)
-            self._take_archive(stack, self.local.port or self._acceptor.port)
-            if self.local.port:
+            self._take_archive(stack, self.local.port if is_chosen else self._acceptor.port)
+            if is_chosen:
                 self._acceptor = self._bound(stack)
-            receiver = stack.enter_context(Receiver(self.archive, self._arrived, min_free=self.options.min_free))
+            options = self.options
+            receiver = Receiver(self.archive, self._arrived, min_free=options.min_free, fsync=options.fsync)
+            self._receiver = stack.enter_context(receiver)
             self._handlers = {commands.C_ECHO_RQ: echo, commands.C_STORE_RQ: receiver.store, **self._services}
             stack.callback(self.drain)
             self._acceptor.start()
@@ -119,7 +132,8 @@ class Listener:
             raise Locked(reason, "wait for its end, stop it, or use another archive", **problem.where) from None
 
     def _bound(self, stack: ExitStack) -> Acceptor:
-        acceptor = Acceptor(self.local.bind, self.local.port, self._policy(), self._serve, self._notice)
+        local, policy = self.local, self._policy()
+        acceptor = Acceptor(local.bind, local.port, policy, self._serve, self._notice, sock=self._socket)
         stack.callback(acceptor.stop_accepting)
         return acceptor
 
@@ -166,6 +180,7 @@ class Listener:
                 self._handlers.get(message.field, _unrecognized)(association, message)
                 association.busy = False
         finally:
+            self._receiver.end(association)
             self._last = time.monotonic()
             with self._counting:
                 if association.id in self._storing:
@@ -200,7 +215,10 @@ class Listener:
             choose=chooser(self._services, options.compression, private=options.private_classes),
             check_called=options.check_called,
             peers=options.peers,
+            hosts=options.hosts,
             max_associations=options.max_associations,
+            max_per_host=options.max_per_host,
+            tls=options.tls,
             timeouts=options.timeouts,
         )
 
@@ -241,15 +259,21 @@ def listen(
     What associations have in hand then is finished within `grace` seconds.
     """
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    with Listener(archive, local, arrived.put, options=options, services=services, notice=notice) as listener:
+    supervisor, sock = Supervisor(), inherited_socket()
+    with Listener(
+        archive, local, arrived.put, options=options, services=services, notice=notice, sock=sock
+    ) as listener:
+        supervisor.ready(listener.port)
         yield listener.listening()
         while not (stop() or until.reached(listener)):
+            supervisor.alive()
             try:
                 yield arrived.get(timeout=_POLL)
             except queue.Empty:
                 continue
             yield from _waiting(arrived)
             time.sleep(_BATCH)
+        supervisor.stopping()
         listener.drain(grace)
     yield from _waiting(arrived)
 

@@ -1,19 +1,20 @@
 """C-STORE as SCP, into the archive: what is acknowledged is stored (PS3.4 B.2, PS3.7 9.1.1, DESIGN §5).
 
-The data set goes from the wire to a temporary file as it comes, the sender's bytes kept; then it is walked to its exact
-end, its UIDs are held against the command, it is committed, and only then the peer gets its answer.
+The data set goes from the wire to a temporary file as it comes, the sender's bytes kept, and is walked to its exact end
+while it does; its UIDs are held against the command, it is committed, and only then the peer gets its answer. What can
+be done after the answer is done then: the sender prepares its next object meanwhile.
 """
 
-import os
+import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from dcmtools.disk.archive import Archive
-from dcmtools.disk.atomic import FILE_MODE
+from dcmtools.disk.arriving import Arriving, OutlinesBySyntax
+from dcmtools.disk.desk import Desk, Temporary
 from dcmtools.disk.header import check_received, encode_meta
 from dcmtools.model.errors import (
     BadData,
@@ -33,9 +34,11 @@ from dcmtools.network import status
 from dcmtools.network.acceptance import stores
 from dcmtools.network.association import Association, Message
 from dcmtools.network.command import Command
+from dcmtools.network.upper_layer import TimedOut
 
-_BUFFER = 128 * 1024
 _MAX_COMMENT = 64
+# Bytes a second: who moves, however slowly, may go on; who drips only holds the place of others.
+_SLOWEST = 256
 CONFLICT = BadData(
     "another instance with this UID came first, and stays",
     "compare the two; this one is kept in quarantine",
@@ -77,12 +80,17 @@ class Receiver:
 
     `on_record` gets the instance record of each object (state received, present or conflict), or an error record; it
     is called by the association, which it must not hold up. `min_free` bytes are left free on the archive's disk.
+    Without `fsync` what is acknowledged survives our end, but not the machine's.
     """
 
-    def __init__(self, archive: Archive, on_record: Callable[[Record], None], *, min_free: int = 0) -> None:
-        self.archive, self.min_free = archive, min_free
+    def __init__(
+        self, archive: Archive, on_record: Callable[[Record], None], *, min_free: int = 0, fsync: bool = True
+    ) -> None:
+        self.archive, self.min_free, self.fsync = archive, min_free, fsync
         self._on_record = on_record
         self._stack = ExitStack()
+        self._desks: dict[str, Desk] = {}
+        self._outlines: OutlinesBySyntax = {}
 
     def __enter__(self) -> Self:
         self._incoming = self._stack.enter_context(self.archive.incoming())
@@ -96,17 +104,33 @@ class Receiver:
     def store(self, association: Association, message: Message) -> None:
         """Receives the object of a C-STORE request, and answers when it is stored or when it cannot be."""
         request = _requested(association, message)
-        try:
-            verdict = self._verdict(request, association, message)
-        except ProtocolError as problem:  # the peer is gone, and with it what it had sent
-            self._on_record(problem.record(**request.keys))
-            raise
-        self._on_record(verdict.record)
-        for _ in association.fragments():  # of an object that was refused before its end
-            pass
-        association.send(message.context, _response(message, request, verdict))
+        desk = self._desk(association)
+        with ExitStack() as after:
+            try:
+                verdict = self._verdict(request, association, message, desk, after)
+            except ProtocolError as problem:  # the peer is gone, and with it what it had sent
+                after.close()
+                self._on_record(problem.record(**request.keys))
+                raise
+            self._on_record(verdict.record)
+            for _ in association.fragments():  # of an object that was refused before its end
+                pass
+            association.send(message.context, _response(message, request, verdict))
 
-    def _verdict(self, request: _Request, association: Association, message: Message) -> _Verdict:
+    def end(self, association: Association) -> None:
+        """Gives back what was kept for an association, which is over."""
+        if desk := self._desks.pop(association.id, None):
+            desk.close()
+
+    def _desk(self, association: Association) -> Desk:
+        desk = self._desks.get(association.id)
+        if desk is None:
+            desk = self._desks[association.id] = Desk(self.archive, self._incoming, fsync=self.fsync)
+        return desk
+
+    def _verdict(
+        self, request: _Request, association: Association, message: Message, desk: Desk, after: ExitStack
+    ) -> _Verdict:
         """What becomes of the object; of one that is refused a part may still be unread."""
         abstract = message.context.abstract
         if not stores(abstract):
@@ -114,41 +138,46 @@ class Receiver:
             return _refused(request, status.SOP_CLASS_NOT_SUPPORTED, problem)
         if not message.has_data:
             return _refused(request, status.CANNOT_UNDERSTAND, BadData("no data set came", cause="truncated"))
-        path = self._incoming.new_path()
         try:
             self._check_room()
-            offset = self._write(path, request, association)
-            return self._kept(path, offset, request, abstract)
+            file = desk.temporary()
+            after.callback(desk.clear, file)
+            arrival = self._arrived(file, request, association)
+            return self._kept(file, arrival, request, abstract, desk)
         except OSError as problem:
             return _refused(request, status.OUT_OF_RESOURCES, from_os(problem, "storing in", self.archive.root))
         except _NO_RESOURCES as problem:
             return _refused(request, status.OUT_OF_RESOURCES, problem)
-        finally:
-            with suppress(OSError):
-                path.unlink()
 
     def _check_room(self) -> None:
         if self.min_free:
             self.archive.require_free(self.min_free)
 
-    def _write(self, path: Path, request: _Request, association: Association) -> int:
-        """Writes the object to a file as it arrives; returns where its data set begins."""
+    def _arrived(self, file: Temporary, request: _Request, association: Association) -> Arriving:
+        """The object after it was written to a file, and walked, as it came."""
+        arriving = Arriving(request.syntax, self._outlines)
         meta = encode_meta(request.sop_class, request.sop_instance, request.syntax, request.node)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        with open(descriptor, "wb", buffering=_BUFFER) as out:
-            out.write(meta)
-            out.writelines(association.fragments())
-        return len(meta)
+        begun, patience = time.monotonic(), association.timeouts.idle
+        for fragment in association.fragments():
+            if time.monotonic() - begun > patience + arriving.size / _SLOWEST:
+                raise TimedOut(f"{association.where} sends less than {_SLOWEST} bytes a second", "see its network")
+            if arriving.size:
+                file.write(fragment)
+            else:
+                file.write(meta, fragment)
+            arriving.take(fragment, last=association.came_whole)
+        file.flush()
+        return arriving
 
-    def _kept(self, path: Path, offset: int, request: _Request, abstract: str) -> _Verdict:
+    def _kept(self, file: Temporary, arrival: Arriving, request: _Request, abstract: str, desk: Desk) -> _Verdict:
         """Commits a file that is what its sender says; others may be the only copy, and are kept in quarantine."""
         try:
-            record = _checked(path, offset, request, abstract)
-            committed = self.archive.commit(path, {**record, "node": request.node})
+            record = _checked(file, arrival, request, abstract)
+            committed = desk.admit(file, {**record, "node": request.node})
         except BadData as problem:
-            kept = self.archive.quarantine(path, request.keys, problem.cause)
+            kept = self.archive.quarantine(file.path, request.keys, problem.cause)
             code = status.IDENTIFIER_MISMATCH if problem.cause == "mismatch" else status.CANNOT_UNDERSTAND
-            reason = problem.reason.removeprefix(f"{path_keys(path)['path']}: ")
+            reason = problem.reason.removeprefix(f"{path_keys(file.path)['path']}: ")
             return _refused(request, code, BadData(reason, _ADVICE, cause=problem.cause), **path_keys(kept))
         record = {**committed.record, "association": request.association}
         if committed.state == "conflict":
@@ -168,13 +197,16 @@ def _requested(association: Association, message: Message) -> _Request:
     )
 
 
-def _checked(path: Path, offset: int, request: _Request, abstract: str) -> Record:
+def _checked(file: Temporary, arrival: Arriving, request: _Request, abstract: str) -> Record:
     """The record of what came; BadData when it is no whole instance, or another one than the command says."""
     if request.sop_class != abstract:
         raise BadData("the command's SOP class is not that of its context", cause="mismatch")
     if not is_uid(request.sop_instance):
         raise BadData("Affected SOP Instance UID is not a UID", cause="bad-uid")
-    return check_received(path, request.sop_class, request.sop_instance, request.syntax, offset)
+    if arrival.is_sure:
+        return arrival.record(request.sop_class, request.sop_instance)
+    offset = file.size - arrival.size
+    return check_received(file.path, request.sop_class, request.sop_instance, request.syntax, offset)
 
 
 def _refused(request: _Request, code: int, problem: DcmtoolsError, **where: Any) -> _Verdict:

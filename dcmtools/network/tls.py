@@ -1,9 +1,12 @@
 """TLS for associations: 1.2 or later, verified unless the node says otherwise (PS3.15 B.12, BCP 195)."""
 
+import contextlib
 import socket
 import ssl
+from pathlib import Path
+from typing import Any
 
-from dcmtools.disk.trust import check_keys_of
+from dcmtools.disk.trust import check_keys_of, check_private
 from dcmtools.model.errors import ConfigurationError, ProtocolError, Refused
 from dcmtools.model.node import Node
 
@@ -59,3 +62,42 @@ def client_context(node: Node) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def server_context(cert: Path, key: Path | None = None, ca: Path | None = None) -> ssl.SSLContext:
+    """Our side of TLS where we accept; with a `ca` only peers whose certificate it signed come in.
+
+    Without `key` the key stands in `cert`. Refused when others can read the key, ConfigurationError when a file cannot
+    be used.
+    """
+    check_private(key or cert)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.sslsocket_class = _Accepted
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+        if ca:
+            context.load_verify_locations(cafile=ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (ssl.SSLError, OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise ConfigurationError(
+            f"the TLS files {', '.join(str(one) for one in (cert, key, ca) if one)} cannot be used: {reason}",
+            "check --tls-cert, --tls-key and --tls-ca",
+        ) from None
+    return context
+
+
+class _Accepted(ssl.SSLSocket):
+    """A socket whose peer may have gone already: then it is the handshake that fails, with the socket in our hands."""
+
+    def getpeername(self) -> Any:
+        """The address, None when the peer has gone."""
+        with contextlib.suppress(OSError):
+            return super().getpeername()
+
+
+def _no_password() -> str:
+    """The password of a key that has one: nobody is there to be asked for it."""
+    raise ValueError("the key is encrypted")

@@ -87,6 +87,10 @@ def test_two_on_one_archive_or_one_port_end_with_75_and_say_who_is_in_the_way(
         (["--compression", "jpeg-xyz"], 78, "is not a transfer syntax"),
         (["--index", "x.jsonl"], 2, "the archive keeps its own index"),
         (["--dry-run"], 2, "--dry-run"),
+        (["--allow-host", "pacs"], 2, "is not an address"),
+        (["--tls-ca", "ca.pem"], 2, "go with --tls-cert"),
+        (["--tls-cert", "none.pem"], 78, "none.pem"),
+        (["--fsync", "maybe"], 2, "fsync"),
         (["--archive", "file/archive"], 73, "file/archive"),
     ],
 )

@@ -135,8 +135,9 @@ def files(folder: Path) -> list[Path]:
 
 
 def left_behind(folder: Path) -> list[Path]:
-    """The temporaries of a receiver."""
-    return [path for path in (folder / ".dcmtools-incoming").glob("*/*") if path.name != ".lock"]
+    """The temporaries of a receiver that hold something; an empty one is ready for the next object."""
+    found = (path for path in (folder / ".dcmtools-incoming").glob("*/*") if path.name != ".lock")
+    return [path for path in found if path.stat().st_size]
 
 
 def takes_connections(port: int) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from dcmtools.disk.archive import Archive
 from dcmtools.disk.lock import holder
-from dcmtools.model.errors import Locked, ProtocolError, Refused, TryLater
+from dcmtools.model.errors import Locked, ProtocolError, Refused, TryLater, UsageError
 from dcmtools.model.node import Local
 from dcmtools.model.uids import (
     EXPLICIT_VR_BIG_ENDIAN,
@@ -26,6 +26,7 @@ from dcmtools.model.uids import (
 from dcmtools.network import command
 from dcmtools.network.association import Association, Message, Timeouts
 from dcmtools.network.echo import verify
+from dcmtools.network.hosts import among
 from dcmtools.network.listen import LOCK_NAME, Listener, Until, listen
 from dcmtools.network.requestor import request
 from tests.builders import uid
@@ -142,6 +143,61 @@ def test_beyond_the_limit_of_associations_comes_a_transient_rejection(tmp_path: 
         wait_until(lambda: listener.active == 0)
         with client(listener.port) as association:
             verify(association)
+
+
+def test_one_host_has_only_its_share_of_the_associations(tmp_path: Path) -> None:
+    with listening(tmp_path, max_associations=8, max_per_host=2) as (listener, _):
+        refused = pytest.raises(TryLater, match="local limit exceeded")
+        with client(listener.port), client(listener.port), refused, client(listener.port):
+            pass
+
+
+def test_this_machine_may_have_all_associations_unless_told_otherwise(tmp_path: Path) -> None:
+    with listening(tmp_path, max_associations=8) as (listener, _), contextlib.ExitStack() as stack:
+        for _number in range(8):
+            verify(stack.enter_context(client(listener.port)))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "expected"),
+    [
+        ([], "203.0.113.9", True),
+        (["127.0.0.1"], "127.0.0.1", True),
+        (["127.0.0.1"], "127.0.0.2", False),
+        (["10.1.2.0/24", "::1"], "10.1.2.77", True),
+        (["10.1.2.0/24"], "10.1.3.1", False),
+        (["fe80::/10"], "fe80::1%eth0", True),
+        (["10.0.0.0/8"], "::1", False),
+    ],
+)
+def test_hosts_are_let_in_by_address_or_network(allowed: list[str], host: str, expected: bool) -> None:
+    assert among(allowed)(host) is expected
+
+
+def test_what_is_no_address_is_refused_as_one() -> None:
+    with pytest.raises(UsageError, match="'pacs' is not an address"):
+        among(["pacs"])
+
+
+def test_a_host_that_is_not_allowed_is_hung_up_on(tmp_path: Path) -> None:
+    with listening(tmp_path, hosts=among(["192.0.2.0/24"])) as (listener, _):
+        with pytest.raises(ProtocolError), client(listener.port):
+            pass
+        assert listener.counts["associations"] == 0
+
+
+def test_a_sender_that_only_drips_is_cut_off(tmp_path: Path) -> None:
+    timeouts = Timeouts(acse=5, pdu=5, idle=0.5)
+    with listening(tmp_path, timeouts=timeouts) as (listener, records), client(listener.port) as association:
+        begin(association, encoded()[:20])
+        end = time.monotonic() + 20
+        while not association.wait(0.05) and time.monotonic() < end:  # never idle, and never done
+            association.connection.write(association._fragments(1, memoryview(b"\0\0"), last=False), 5)
+        wait_until(lambda: records)
+
+        assert records[0]["cause"] == "no-answer"
+        association.open = False
+        association.connection.close()
 
 
 def test_silent_connections_do_not_hold_up_who_has_something_to_say(tmp_path: Path) -> None:
