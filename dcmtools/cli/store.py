@@ -30,6 +30,9 @@ def store(
     ],
     inputs: Inputs = None,
     priority: Annotated[Literal["low", "medium", "high"], typer.Option(help="What the node is asked for.")] = "medium",
+    retries: Annotated[
+        int, typer.Option(min=0, metavar="N", help="So often again what may pass: a lost connection, a busy node.")
+    ] = 2,
 ) -> None:
     """Send instances to a node (C-STORE).
 
@@ -68,6 +71,8 @@ def store(
                 frame.settings.local,
                 jobs=frame.default("jobs") or 1,
                 priority={"low": LOW, "medium": MEDIUM, "high": HIGH}[priority],
+                retries=retries,
+                each=True,
                 stop=frame.stop,
             )
         yield from _less_strangers(frame, inputs, outcomes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dcmtools.disk.part10 import Meta
 from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater, Unavailable
 from dcmtools.model.node import Local, Node
-from dcmtools.model.record import Record
+from dcmtools.model.record import NOT_TRIED, Record
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from dcmtools.network import command as commands
 from dcmtools.network import status
@@ -38,11 +38,15 @@ _IDLE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to send: DIMSE priority, how often again, and the C-MOVE that it is done for (AE title, message ID)."""
+    """How to send: DIMSE priority, how often again, and the C-MOVE that it is done for (AE title, message ID).
+
+    `each` is whether every instance gets its record where no association can be opened at all; else that is raised.
+    """
 
     priority: int = commands.MEDIUM
     retries: int = 2
     origin: tuple[str, int] | None = None
+    each: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Sender:
     def deliver(self, parcel: Parcel, ahead: Callable[[], None]) -> Record:
         """The record of an instance after it was sent, or could not be; `ahead` is called while the peer is busy.
 
-        Raises the DcmtoolsError when there has never been an association.
+        Raises the DcmtoolsError when there has never been an association, unless `each` instance is to hear of it.
         """
         begun, tries = time.monotonic(), 0
         if self._trouble and begun < self._rest_until:
@@ -94,7 +98,7 @@ class Sender:
             if not outcome.transient or tries > self.settings.retries or self._stop():
                 break
             self._pause(tries)
-        if outcome.problem and not self.opened:
+        if outcome.problem and not (self.opened or self.settings.each):
             raise outcome.problem
         self._count(outcome)
         return self._record(parcel.item, outcome, tries, begun)
@@ -216,7 +220,7 @@ class Sender:
         """Gives the node a rest when it cannot be reached any more, or loses one instance after the other."""
         self._in_a_row = self._in_a_row + outcome.lost if outcome.lost else 0
         if outcome.problem and self._in_a_row >= _GIVE_UP:
-            kind, reason = type(outcome.problem), f"not tried, for {outcome.problem.reason}"
+            kind, reason = type(outcome.problem), f"{NOT_TRIED}{outcome.problem.reason}"
             self._trouble = kind(reason, outcome.problem.advice, cause=outcome.problem.cause)
             self._rest_until = time.monotonic() + _REST
 

@@ -10,11 +10,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from dcmtools.model.errors import DcmtoolsError
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record
-from dcmtools.network.command import MEDIUM
 from dcmtools.network.inbox import Inbox
 from dcmtools.network.parcel import Item, Parcel, look_at, named, sendable
 from dcmtools.network.sender import Pair, Sender, Settings
@@ -37,18 +37,23 @@ def store(
     local: Local,
     *,
     jobs: int = 1,
-    priority: int = MEDIUM,
-    retries: int = 2,
-    origin: tuple[str, int] | None = None,
     stop: Stop = lambda: False,
+    **how: Any,
 ) -> Iterator[Record]:
     """One record for each item, in their order: the item with its state sent, warning or failed, and why.
 
-    What cannot be read becomes an error record; what names no file, such as an event, passes through. Raises the
-    DcmtoolsError, once, when no association can be opened at all. `origin` are the AE title and message ID of a C-MOVE
-    that is answered so.
+    What cannot be read becomes an error record; what names no file, such as an event, passes through. When no
+    association can be opened at all the DcmtoolsError is raised, once, or with `each` every item fails for it.
+
+    Args:
+        items: records with a path
+        node: where to
+        local: who we are
+        jobs: how many associations at once; the node's max_associations is the limit
+        stop: whether to stop after the instances in hand
+        **how: the fields of `Settings`
     """
-    settings = Settings(priority, retries, origin)
+    settings = Settings(**how)
     jobs = max(1, min(jobs, node.max_associations))
     run = _Run(items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop)
     try:
@@ -167,12 +172,14 @@ class _Run:
 
     def _help(self, sender: Sender) -> None:
         """Works beside the first sender, if the node grants one association more and there is enough to do."""
-        while not (self._opened.wait(_POLL) or self._stopped() or self._fed.is_set()):
+        while not (self._opened.wait(_POLL) or self._stopped() or self._over.is_set()):
             pass
         try:
-            if self._opened.is_set() and len(self._inbox) > 1:
+            if len(self._inbox) and not self._stopped():
                 sender.open(next(iter(self._seen)))
         except DcmtoolsError:
+            pass
+        if not sender.opened:
             self._outbox.put(None)
             return
         self._work(sender)
@@ -187,6 +194,7 @@ class _Run:
 
         def ahead() -> None:
             nonlocal following
+            self._opened.set()
             self._tell(done)
             following = following or self._next(wait=False)
 
@@ -196,7 +204,6 @@ class _Run:
                     done.append((parcel.item.number, sender.deliver(parcel, ahead)))
                 finally:
                     parcel.close()
-                self._opened.set()
                 if self._stopped():
                     break
                 if not following:

@@ -12,6 +12,7 @@ from dcmtools.disk.index import Index
 from dcmtools.model.record import Record
 from tests.builders import uid, write_instance, write_series
 from tests.conftest import RunDcmtools, StartDcmtools
+from tests.network.storing import answering
 from tests.peers.processes import StartDcmqrscp, StartStorescp
 from tests.waiting import wait_until
 
@@ -199,3 +200,30 @@ def test_what_would_be_ignored_beside_paths_sends_nothing(
 
     for given in ("in", "-"):
         assert dcmtools("store", given, "--to", "A@127.0.0.1:9", *words).returncode == 2
+
+
+def test_a_dead_node_is_said_once_and_every_instance_gets_its_record(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 40, side=2)
+
+    done = dcmtools("store", "in", "--to", "GONE@127.0.0.1:1", "--jobs", "3")
+
+    failed = [one for one in records(done.stdout) if one.get("state") == "failed"]
+    assert done.returncode == 69
+    assert len({one["SOPInstanceUID"] for one in failed}) == len(failed) == 40
+    assert {one["exit_code"] for one in failed} == {69}
+    first, rest, summary = done.stderr.splitlines()
+    assert "cannot reach GONE@127.0.0.1:1" in first
+    assert "39 more failed in the same way: cannot reach GONE@127.0.0.1:1" in rest
+    assert "40 instances (40 failed), 40 failures" in summary
+
+
+def test_retries_say_how_often_a_busy_node_is_asked_again(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 1, side=2)
+
+    with answering(lambda *_: 0xA700) as (acceptor, came):
+        done = dcmtools("store", "in", "--to", f"PEER@127.0.0.1:{acceptor.port}", "--retries", "1")
+
+    (failed,) = [one for one in records(done.stdout) if one.get("state") == "failed"]
+    assert done.returncode == 75
+    assert failed["tries"] == len(came) == 2
+    assert "A700 (Failure: Refused: Out of Resources)" in failed["reason"]
