@@ -3,8 +3,10 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +16,10 @@ from dcmtools.cli.options import Common, Selectors, check_input
 from dcmtools.cli.selection import Inputs, chosen
 from dcmtools.cli.subcommand import application
 from dcmtools.model.record import UNIQUE_KEY, Record, path_keys, path_of, type_of
+
+if TYPE_CHECKING:
+    from dcmtools.network.parcel import Change
+    from dcmtools.network.sender import Transcode
 
 _NO_INSTANCES = frozenset({"not-dicom", "dicomdir"})
 
@@ -33,6 +39,22 @@ def store(
     retries: Annotated[
         int, typer.Option(min=0, metavar="N", help="So often again what may pass: a lost connection, a busy node.")
     ] = 2,
+    transcode: Annotated[
+        Literal["never", "lossless", "any"],
+        typer.Option(help="What may be done for a node that does not take a file's transfer syntax."),
+    ] = "lossless",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEYWORD=VALUE",
+            show_default=False,
+            help="Send copies with this attribute set, as fixtures; several options are possible.",
+        ),
+    ] = None,
+    new_uids: Annotated[
+        bool, typer.Option("--new-uids", help="Send copies with new UIDs, the same for the same in all of this run.")
+    ] = False,
 ) -> None:
     """Send instances to a node (C-STORE).
 
@@ -40,6 +62,9 @@ def store(
     only the series that match. One record an instance tells whether it was sent, with a warning, or failed, and why.
     What the network loses is tried again, what the node refuses is not. --jobs N opens so many associations, one by
     default. Files are never changed.
+
+    A file in a transfer syntax that the node does not take is decompressed, or with --transcode any even compressed
+    with a loss where it takes nothing else; what left instead is told as sent_as.
 
     Example:
         dcmtools store --to PACS --date yesterday --modality SR --level series --quiet > sent.jsonl
@@ -58,26 +83,57 @@ def store(
 
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.network.command import HIGH, LOW, MEDIUM
+        from dcmtools.network.sender import LOSSLESS_TARGETS, LOSSY_TARGETS
         from dcmtools.network.store import plan, store
 
         node = frame.settings.registry.get(to)
+        change = _fixture(set_, new_uids=new_uids)
         items = _instances(frame, inputs, selectors)
-        if frame.common.dry_run:
-            outcomes = plan(items, node)
-        else:
-            outcomes = store(
-                items,
-                node,
-                frame.settings.local,
-                jobs=frame.default("jobs") or 1,
-                priority={"low": LOW, "medium": MEDIUM, "high": HIGH}[priority],
-                retries=retries,
-                each=True,
-                stop=frame.stop,
-            )
-        yield from _less_strangers(frame, inputs, outcomes)
+        with ExitStack() as stack:
+            if frame.common.dry_run:
+                outcomes = plan(items, node)
+            else:
+                outcomes = store(
+                    items,
+                    node,
+                    frame.settings.local,
+                    jobs=frame.default("jobs") or 1,
+                    stop=frame.stop,
+                    priority={"low": LOW, "medium": MEDIUM, "high": HIGH}[priority],
+                    retries=retries,
+                    each=True,
+                    change=change,
+                    targets=LOSSY_TARGETS if transcode == "any" else LOSSLESS_TARGETS,
+                    transcode=None if transcode == "never" else _transcoder(stack, lossy=transcode == "any"),
+                )
+                stack.callback(outcomes.close)
+            yield from _less_strangers(frame, inputs, outcomes)
 
     run("store", common, work, listing=False)
+
+
+def _fixture(values: Sequence[str] | None, *, new_uids: bool) -> "Change | None":
+    """What makes the changed copies that leave in place of the files, where that is wanted."""
+    if not (values or new_uids):
+        return None
+    from dcmtools.files.fixture import Fixture, parse
+
+    return Fixture(parse(values or ()), new_uids=new_uids)
+
+
+def _transcoder(stack: ExitStack, *, lossy: bool) -> "Transcode":
+    """What transcodes a file; its module is loaded, and its processes are started, for the first that needs it."""
+
+    @cache
+    def ready() -> "Transcode":
+        from dcmtools.images.transcode import Transcoder
+
+        return stack.enter_context(Transcoder(lossy=lossy))
+
+    def transcode(source: Path, copy: Path, syntaxes: Sequence[str]) -> None:
+        ready()(source, copy, syntaxes)
+
+    return transcode
 
 
 def _instances(frame: Frame, inputs: Sequence[str] | None, selectors: Selectors) -> Iterator[Record]:

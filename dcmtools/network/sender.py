@@ -6,8 +6,9 @@ instance that was not answered for; what the peer refuses is not.
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dcmtools.disk.part10 import Meta
 from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater, Unavailable
@@ -18,11 +19,13 @@ from dcmtools.network import command as commands
 from dcmtools.network import status
 from dcmtools.network.association import MAX_CONTEXTS, Association, Context, Released
 from dcmtools.network.command import Command
-from dcmtools.network.parcel import Item, Parcel, named, unread
+from dcmtools.network.parcel import Change, Parcel, named, unread
 from dcmtools.network.requestor import request
 from dcmtools.network.upper_layer import Closed, TimedOut
 
 Pair = tuple[str, str]  # SOP class, transfer syntax
+# Makes a copy of the first file under the second name, in one of these transfer syntaxes.
+Transcode = Callable[[Path, Path, Sequence[str]], None]
 Stop = Callable[[], bool]
 
 # A node that is given up is left alone for so many seconds: what is to be sent to it meanwhile fails at once.
@@ -30,6 +33,9 @@ _REST = 60.0
 # What counts how much towards that: no association at all, no answer in time, or any other loss, instances in a row.
 _UNREACHED, _UNANSWERED, _LOST = 30, 10, 3
 _GIVE_UP = 30
+# JPEG 2000 lossless and RLE: for peers that take nothing uncompressed.
+LOSSLESS_TARGETS = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5")
+LOSSY_TARGETS = (*LOSSLESS_TARGETS, "1.2.840.10008.1.2.4.91")
 # Seconds before the first retry, doubled for each further one.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 # Only after so many seconds without traffic is it asked whether the peer has closed the association meanwhile.
@@ -41,12 +47,17 @@ class Settings:
     """How to send: DIMSE priority, how often again, and the C-MOVE that it is done for (AE title, message ID).
 
     `each` is whether every instance gets its record where no association can be opened at all; else that is raised.
+    `change` makes the copy of a file that leaves in its place; `transcode` one in one of some transfer syntaxes, for
+    a peer that does not take that of the file; `targets` are those to propose for it beside the uncompressed ones.
     """
 
     priority: int = commands.MEDIUM
     retries: int = 2
     origin: tuple[str, int] | None = None
     each: bool = False
+    change: Change | None = None
+    transcode: Transcode | None = None
+    targets: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,7 @@ class Sender:
         """
         begun, tries = time.monotonic(), 0
         if self._trouble and begun < self._rest_until:
-            return self._record(parcel.item, _Outcome("failed", problem=self._trouble), tries, begun)
+            return self._record(parcel, _Outcome("failed", problem=self._trouble), tries, begun)
         while True:
             tries += 1
             outcome = self._try(parcel, ahead)
@@ -101,7 +112,7 @@ class Sender:
         if outcome.problem and not (self.opened or self.settings.each):
             raise outcome.problem
         self._count(outcome)
-        return self._record(parcel.item, outcome, tries, begun)
+        return self._record(parcel, outcome, tries, begun)
 
     def open(self, pair: Pair) -> Association:
         """The association, opened when there is none that was asked for this pair; DcmtoolsError when that fails."""
@@ -109,7 +120,8 @@ class Sender:
         if association and pair in self._proposed and not self._gone(association):
             return association
         self.release()
-        wanted = _proposal(pair, sorted(self._pairs(), key=self._before.__contains__))
+        seen = sorted(self._pairs(), key=self._before.__contains__)
+        wanted = _proposal(pair, seen, also=self.settings.targets if self.settings.transcode else ())
         self._before.update(wanted)
         self._association = request(self.node, self.local, [(abstract, (syntax,)) for abstract, syntax in wanted])
         self._proposed = frozenset(wanted)
@@ -147,8 +159,11 @@ class Sender:
             )
             return _Outcome("failed", problem=problem, transient=passing, lost=_UNREACHED)
         context = association.context_for(meta.sop_class, meta.syntax)
-        if context is None:
-            return _Outcome("failed", problem=_not_accepted(association, meta))
+        try:
+            if context is None:
+                context = self._transcoded(association, parcel)
+        except DcmtoolsError as problem:
+            return _Outcome("failed", problem=problem)
         try:
             return self._told(self._exchange(association, context, parcel, ahead))
         except BadData as problem:  # a large file became shorter when a part of it was away
@@ -156,11 +171,23 @@ class Sender:
             return _Outcome("failed", problem=problem)
         except OSError as problem:
             self._drop()
-            return _Outcome("failed", problem=unread(problem, parcel.item))
+            return _Outcome("failed", problem=unread(problem, parcel.asked))
         except ProtocolError as problem:
             self._drop()
             lost = _UNANSWERED if isinstance(problem, TimedOut) else _LOST
             return _Outcome("failed", problem=problem, transient=True, lost=lost)
+
+    def _transcoded(self, association: Association, parcel: Parcel) -> Context:
+        """The context in which a parcel can leave after it was transcoded; DcmtoolsError when there is none."""
+        meta = parcel.item.meta
+        taken = [one.syntax for one in association.contexts.values() if one.abstract == meta.sop_class]
+        if not (self.settings.transcode and taken):
+            raise _not_accepted(association, meta)
+        transcode = self.settings.transcode
+        parcel.replace(lambda source, copy: transcode(source, copy, taken))
+        if context := association.context_for(meta.sop_class, parcel.item.meta.syntax):
+            return context
+        raise _not_accepted(association, parcel.item.meta)
 
     def _exchange(
         self, association: Association, context: Context, parcel: Parcel, ahead: Callable[[], None]
@@ -224,9 +251,11 @@ class Sender:
             self._trouble = kind(reason, outcome.problem.advice, cause=outcome.problem.cause)
             self._rest_until = time.monotonic() + _REST
 
-    def _record(self, item: Item, outcome: _Outcome, tries: int, begun: float) -> Record:
+    def _record(self, parcel: Parcel, outcome: _Outcome, tries: int, begun: float) -> Record:
         """The item's record with what became of it."""
-        record = {**named(item), "state": outcome.state, "node": self.node.name}
+        record = {**named(parcel.asked), "state": outcome.state, "node": self.node.name}
+        if different := parcel.sent_as:
+            record["sent_as"] = different
         if self._association:
             record["association"] = self._association.id
         record |= {"tries": tries, "ms": round((time.monotonic() - begun) * 1000, 1)}
@@ -240,13 +269,14 @@ class Sender:
         return record
 
 
-def _proposal(pair: Pair, seen: Iterable[Pair]) -> list[Pair]:
+def _proposal(pair: Pair, seen: Iterable[Pair], also: Sequence[str]) -> list[Pair]:
     """What a new association proposes: this pair, those seen, and what is uncompressed where there is room for it.
 
     Implicit little endian is the default of every class (PS3.5 10.1), and a refusal can so tell what would be taken.
+    `also` are further transfer syntaxes into which we could transcode.
     """
     wanted = dict.fromkeys([pair, *seen])
-    for syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN):
+    for syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, *also):
         wanted |= dict.fromkeys((abstract, syntax) for abstract in dict.fromkeys(one for one, _ in wanted))
     return list(wanted)[:MAX_CONTEXTS]
 
@@ -262,6 +292,6 @@ def _not_accepted(association: Association, meta: Meta) -> Unavailable:
     words = " or ".join(TRANSFER_SYNTAXES.get(one, one) for one in dict.fromkeys(taken))
     return Unavailable(
         f"{association.where} does not take {name} as {syntax}, but as {words}",
-        "convert it first, or ask its administrator",
+        "let it be transcoded (--transcode lossless), or ask its administrator",
         cause="not-accepted",
     )

@@ -9,14 +9,14 @@ import heapq
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from dcmtools.model.errors import DcmtoolsError
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record
 from dcmtools.network.inbox import Inbox
-from dcmtools.network.parcel import Item, Parcel, look_at, named, sendable
+from dcmtools.network.parcel import Change, Item, Parcel, look_at, named, sendable
 from dcmtools.network.sender import Pair, Sender, Settings
 
 Stop = Callable[[], bool]
@@ -39,7 +39,7 @@ def store(
     jobs: int = 1,
     stop: Stop = lambda: False,
     **how: Any,
-) -> Iterator[Record]:
+) -> Generator[Record]:
     """One record for each item, in their order: the item with its state sent, warning or failed, and why.
 
     What cannot be read becomes an error record; what names no file, such as an event, passes through. When no
@@ -55,7 +55,7 @@ def store(
     """
     settings = Settings(**how)
     jobs = max(1, min(jobs, node.max_associations))
-    run = _Run(items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop)
+    run = _Run(items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop, settings.change)
     try:
         yield from run.records()
     finally:
@@ -77,8 +77,10 @@ def plan(items: Iterable[Record], node: Node) -> Iterator[Record]:
 class _Run:
     """One call of `store`: its threads and the queues between them."""
 
-    def __init__(self, items: Iterable[Record], sender: MakeSender, jobs: int, stop: Stop) -> None:
-        self._items, self._stop = items, stop
+    def __init__(
+        self, items: Iterable[Record], sender: MakeSender, jobs: int, stop: Stop, change: Change | None
+    ) -> None:
+        self._items, self._stop, self._change = items, stop, change
         self._seen: dict[Pair, None] = {}
         self._inbox: Inbox[Item] = Inbox(_AHEAD, self._stopped)
         self._outbox: queue.SimpleQueue[tuple[int, Record] | Exception | None] = queue.SimpleQueue()
@@ -232,7 +234,7 @@ class _Run:
         """The next file, opened; None at the end, and when it would have to be waited for."""
         while item := self._inbox.get(wait=wait):
             try:
-                return Parcel(item)
+                return Parcel(item, self._change)
             except DcmtoolsError as problem:
                 self._outbox.put((item.number, {**item.record, **problem.record()}))
         return None

@@ -4,12 +4,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
+from pydicom import dcmread
 
 from dcmtools.disk.index import Index
 from dcmtools.model.record import Record
+from dcmtools.model.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from tests.builders import uid, write_instance, write_series
 from tests.conftest import RunDcmtools, StartDcmtools
 from tests.network.storing import answering
@@ -227,3 +231,51 @@ def test_retries_say_how_often_a_busy_node_is_asked_again(dcmtools: RunDcmtools,
     assert done.returncode == 75
     assert failed["tries"] == len(came) == 2
     assert "A700 (Failure: Refused: Out of Resources)" in failed["reason"]
+
+
+def only_implicit(_abstract: str, syntaxes: tuple[str, ...]) -> str:
+    return IMPLICIT_VR_LITTLE_ENDIAN if IMPLICIT_VR_LITTLE_ENDIAN in syntaxes else ""
+
+
+def test_a_syntax_that_the_node_does_not_take_is_transcoded_unless_forbidden(
+    dcmtools: RunDcmtools, tmp_path: Path
+) -> None:
+    paths = write_series(tmp_path / "in", 3)
+    before = [path.read_bytes() for path in paths]
+
+    with answering(lambda *_: 0, choose=only_implicit) as (acceptor, came):
+        to = ("--to", f"PEER@127.0.0.1:{acceptor.port}")
+        done = dcmtools("store", "in", *to)
+        never = dcmtools("store", "in", *to, "--transcode", "never")
+
+    sent = [one for one in records(done.stdout) if one.get("state") == "sent"]
+    assert [done.returncode, never.returncode] == [0, 69]
+    assert [one["sent_as"] for one in sent] == [{"TransferSyntaxUID": IMPLICIT_VR_LITTLE_ENDIAN}] * 3
+    assert {one["TransferSyntaxUID"] for one in sent} == {"1.2.840.10008.1.2.1"}
+    assert len(came) == 3
+    assert "does not take MR Image Storage as Explicit VR Little Endian, but as Implicit" in never.stderr
+    for (instance, data), path in zip(came, paths, strict=True):
+        arrived = dcmread(BytesIO(data), force=True)
+        assert arrived.SOPInstanceUID == instance
+        assert arrived.PixelData == dcmread(path).PixelData
+    assert [path.read_bytes() for path in paths] == before
+    assert not list(Path(gettempdir()).glob(".dcmtools-*.dcm"))
+
+
+def test_fixtures_leave_with_their_own_values_and_uids(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in", 2)
+    before = [path.read_bytes() for path in paths]
+
+    with answering(lambda *_: 0) as (acceptor, came):
+        to = ("--to", f"PEER@127.0.0.1:{acceptor.port}")
+        done = dcmtools("store", "in", *to, "--set", "PatientID=TEST", "--set", "PatientName=A^B", "--new-uids")
+        wrong = dcmtools("store", "in", *to, "--set", "Nothing=1")
+
+    sent = [one for one in records(done.stdout) if one.get("state") == "sent"]
+    arrived = [dcmread(BytesIO(data), force=True) for _, data in came]
+    assert [done.returncode, wrong.returncode, len(came)] == [0, 2, 2]
+    assert {one.PatientID for one in arrived} == {"TEST"}
+    assert len({one.StudyInstanceUID for one in arrived} - {uid(1, 1)}) == 1
+    assert [one["sent_as"]["SOPInstanceUID"] for one in sent] == [one.SOPInstanceUID for one in arrived]
+    assert [one["SOPInstanceUID"] for one in sent] == [uid(1, 1, 1, 1), uid(1, 1, 1, 2)]
+    assert [path.read_bytes() for path in paths] == before

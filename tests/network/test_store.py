@@ -447,7 +447,7 @@ def test_a_caller_that_goes_away_leaves_no_association_open(tmp_path: Path) -> N
     with answering(success) as (acceptor, _):
         records = store(records_of(*write_series(tmp_path, 50)), node(acceptor.port), LOCAL)
         next(records)
-        records.close()  # type: ignore[attr-defined]
+        records.close()
         wait_until(lambda: acceptor.active == 0)
 
 
