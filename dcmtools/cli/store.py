@@ -12,13 +12,16 @@ import typer
 
 from dcmtools.cli.completion import complete_nodes
 from dcmtools.cli.frame import Frame, run
-from dcmtools.cli.options import Common, Selectors, check_input
+from dcmtools.cli.options import Common, Selectors, check_input, duration
 from dcmtools.cli.selection import Inputs, chosen
 from dcmtools.cli.subcommand import application
+from dcmtools.model.errors import UsageError
 from dcmtools.model.record import UNIQUE_KEY, Record, path_keys, path_of, type_of
 
 if TYPE_CHECKING:
+    from dcmtools.model.node import Node
     from dcmtools.network.parcel import Change
+    from dcmtools.network.present import Present
     from dcmtools.network.sender import Transcode
 
 _NO_INSTANCES = frozenset({"not-dicom", "dicomdir"})
@@ -39,6 +42,15 @@ def store(
     retries: Annotated[
         int, typer.Option(min=0, metavar="N", help="So often again what may pass: a lost connection, a busy node.")
     ] = 2,
+    skip_present: Annotated[
+        bool, typer.Option("--skip-present", help="Ask the node what it has (C-FIND), and send the rest.")
+    ] = False,
+    commit: Annotated[
+        bool, typer.Option("--commit", help="Have the node take over what it got (storage commitment).")
+    ] = False,
+    commit_wait: Annotated[
+        str, typer.Option("--commit-wait", metavar="DUR", help="How long to wait for the node's report on that.")
+    ] = "60s",
     transcode: Annotated[
         Literal["never", "lossless", "any"],
         typer.Option(help="What may be done for a node that does not take a file's transfer syntax."),
@@ -64,7 +76,8 @@ def store(
     default. Files are never changed.
 
     A file in a transfer syntax that the node does not take is decompressed, or with --transcode any even compressed
-    with a loss where it takes nothing else; what left instead is told as sent_as.
+    with a loss where it takes nothing else; what left instead is told as sent_as. With --commit an instance has failed
+    unless the node reports that it is committed, to us at our own port (or listen_port of the node).
 
     Example:
         dcmtools store --to PACS --date yesterday --modality SR --level series --quiet > sent.jsonl
@@ -87,16 +100,20 @@ def store(
         from dcmtools.network.store import plan, store
 
         node = frame.settings.registry.get(to)
-        change = _fixture(set_, new_uids=new_uids)
+        if skip_present and new_uids:
+            raise UsageError("--skip-present does not go together with --new-uids", "no node has what has new UIDs")
+        change, wait = _fixture(set_, new_uids=new_uids), duration(commit_wait)
         items = _instances(frame, inputs, selectors)
-        with ExitStack() as stack:
+        with ExitStack() as children, ExitStack() as stack:  # what transcodes ends after those that send
+            local = frame.settings.local
             if frame.common.dry_run:
                 outcomes = plan(items, node)
             else:
                 outcomes = store(
                     items,
                     node,
-                    frame.settings.local,
+                    local,
+                    present=_present(frame, node) if skip_present else None,
                     jobs=frame.default("jobs") or 1,
                     stop=frame.stop,
                     priority={"low": LOW, "medium": MEDIUM, "high": HIGH}[priority],
@@ -104,12 +121,23 @@ def store(
                     each=True,
                     change=change,
                     targets=LOSSY_TARGETS if transcode == "any" else LOSSLESS_TARGETS,
-                    transcode=None if transcode == "never" else _transcoder(stack, lossy=transcode == "any"),
+                    transcode=None if transcode == "never" else _transcoder(children, lossy=transcode == "any"),
                 )
                 stack.callback(outcomes.close)
+                if commit:
+                    from dcmtools.network.commitment import committed
+
+                    outcomes = committed(outcomes, node, local, seconds=wait, stop=frame.stop)
+                    stack.callback(outcomes.close)
             yield from _less_strangers(frame, inputs, outcomes)
 
     run("store", common, work, listing=False)
+
+
+def _present(frame: Frame, node: "Node") -> "Present":
+    from dcmtools.network.present import Present
+
+    return Present(node, frame.settings.local, frame.stop)
 
 
 def _fixture(values: Sequence[str] | None, *, new_uids: bool) -> "Change | None":

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcmtools.model.errors import DcmtoolsError
 from dcmtools.model.node import Local, Node
@@ -18,6 +18,9 @@ from dcmtools.model.record import Record
 from dcmtools.network.inbox import Inbox
 from dcmtools.network.parcel import Change, Item, Parcel, look_at, named, sendable
 from dcmtools.network.sender import Pair, Sender, Settings
+
+if TYPE_CHECKING:
+    from dcmtools.network.present import Present
 
 Stop = Callable[[], bool]
 MakeSender = Callable[[Callable[[], list[Pair]], Stop], Sender]
@@ -38,6 +41,7 @@ def store(
     *,
     jobs: int = 1,
     stop: Stop = lambda: False,
+    present: "Present | None" = None,
     **how: Any,
 ) -> Generator[Record]:
     """One record for each item, in their order: the item with its state sent, warning or failed, and why.
@@ -51,11 +55,14 @@ def store(
         local: who we are
         jobs: how many associations at once; the node's max_associations is the limit
         stop: whether to stop after the instances in hand
+        present: tells of which instances the node has; they are skipped
         **how: the fields of `Settings`
     """
     settings = Settings(**how)
     jobs = max(1, min(jobs, node.max_associations))
-    run = _Run(items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop, settings.change)
+    run = _Run(
+        items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop, settings.change, present
+    )
     try:
         yield from run.records()
     finally:
@@ -78,9 +85,15 @@ class _Run:
     """One call of `store`: its threads and the queues between them."""
 
     def __init__(
-        self, items: Iterable[Record], sender: MakeSender, jobs: int, stop: Stop, change: Change | None
+        self,
+        items: Iterable[Record],
+        sender: MakeSender,
+        jobs: int,
+        stop: Stop,
+        change: Change | None,
+        present: "Present | None",
     ) -> None:
-        self._items, self._stop, self._change = items, stop, change
+        self._items, self._stop, self._change, self._present = items, stop, change, present
         self._seen: dict[Pair, None] = {}
         self._inbox: Inbox[Item] = Inbox(_AHEAD, self._stopped)
         self._outbox: queue.SimpleQueue[tuple[int, Record] | Exception | None] = queue.SimpleQueue()
@@ -156,6 +169,11 @@ class _Run:
             item = look_at(number, record)
         except DcmtoolsError as problem:
             self._outbox.put((number, {**record, **problem.record()}))
+            return
+        if self._present and self._present(item):
+            reason = f"{self._present.node.where} has it already"
+            record = {**named(item), "state": "skipped", "node": self._present.node.name, "reason": reason}
+            self._outbox.put((number, record))
             return
         self._seen[item.meta.sop_class, item.meta.syntax] = None
         self._inbox.put(item)

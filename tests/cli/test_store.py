@@ -17,7 +17,7 @@ from dcmtools.model.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from tests.builders import uid, write_instance, write_series
 from tests.conftest import RunDcmtools, StartDcmtools
 from tests.network.storing import answering
-from tests.peers.processes import StartDcmqrscp, StartStorescp
+from tests.peers.processes import StartDcmqrscp, StartOrthanc, StartStorescp
 from tests.waiting import wait_until
 
 
@@ -279,3 +279,23 @@ def test_fixtures_leave_with_their_own_values_and_uids(dcmtools: RunDcmtools, tm
     assert [one["sent_as"]["SOPInstanceUID"] for one in sent] == [one.SOPInstanceUID for one in arrived]
     assert [one["SOPInstanceUID"] for one in sent] == [uid(1, 1, 1, 1), uid(1, 1, 1, 2)]
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_what_the_node_has_is_skipped_and_all_of_it_is_committed(
+    dcmtools: RunDcmtools, orthanc: StartOrthanc, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    peer = orthanc({"US": port})
+    (tmp_path / "config.ini").write_text(f"[local]\nae_title = US\nport = {port}\n")
+    write_series(tmp_path / "in", 3)
+    words = ("store", "in", "--to", peer.node, "--config", "config.ini", "--skip-present", "--commit")
+
+    first, second = dcmtools(*words), dcmtools(*words)
+    both = dcmtools(*words, "--new-uids")
+
+    told = [
+        [(one["state"], one["committed"]) for one in records(done.stdout) if "state" in one] for done in (first, second)
+    ]
+    assert [first.returncode, second.returncode, both.returncode] == [0, 0, 2]
+    assert told == [[("sent", True)] * 3, [("skipped", True)] * 3]
+    assert peer.instances() == 3
