@@ -8,7 +8,7 @@ import typer
 from dcmtools.cli.asking import ask, ask_for_each
 from dcmtools.cli.completion import complete_nodes
 from dcmtools.cli.frame import Frame, run
-from dcmtools.cli.options import Common, Selectors
+from dcmtools.cli.options import Common, Selectors, Stack
 from dcmtools.cli.subcommand import application
 from dcmtools.model.errors import UsageError
 from dcmtools.model.record import Record
@@ -30,6 +30,7 @@ def find(
             autocompletion=complete_nodes,
         ),
     ] = None,
+    stack: Stack = "own",
     fail_if_empty: Annotated[bool, typer.Option("--fail-if-empty", help="End with 3 when nothing was found.")] = False,
     events: Annotated[bool, typer.Option("--events", help="Frame the records with begin and end events.")] = False,
 ) -> None:
@@ -60,9 +61,9 @@ def find(
         if node is not None and not nodes:
             raise UsageError("--node has no value", "leave it out to ask the index")
         if records == "-":
-            yield from ask_for_each(frame, frame.records(), nodes, query)
+            yield from ask_for_each(frame, frame.records(), nodes, query, stack)
         else:
-            yield from ask(frame, nodes, query)
+            yield from ask(frame, nodes, query, stack)
 
     run("find", common, work, effects=False, events=events, fail_if_empty=fail_if_empty)
 

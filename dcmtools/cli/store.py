@@ -12,7 +12,7 @@ import typer
 
 from dcmtools.cli.completion import complete_nodes
 from dcmtools.cli.frame import Frame, run
-from dcmtools.cli.options import Common, Selectors, check_input, duration
+from dcmtools.cli.options import Common, Selectors, Stack, check_input, duration
 from dcmtools.cli.selection import Inputs, chosen
 from dcmtools.cli.subcommand import application
 from dcmtools.model.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dcmtools.model.node import Node
     from dcmtools.network.parcel import Change
     from dcmtools.network.present import Present
-    from dcmtools.network.sender import Transcode
+    from dcmtools.network.sender import Sender, Transcode
 
 _NO_INSTANCES = frozenset({"not-dicom", "dicomdir"})
 
@@ -51,6 +51,7 @@ def store(
     commit_wait: Annotated[
         str, typer.Option("--commit-wait", metavar="DUR", help="How long to wait for the node's report on that.")
     ] = "60s",
+    stack: Stack = "own",
     transcode: Annotated[
         Literal["never", "lossless", "any"],
         typer.Option(help="What may be done for a node that does not take a file's transfer syntax."),
@@ -104,7 +105,7 @@ def store(
             raise UsageError("--skip-present does not go together with --new-uids", "no node has what has new UIDs")
         change, wait = _fixture(set_, new_uids=new_uids), duration(commit_wait)
         items = _instances(frame, inputs, selectors)
-        with ExitStack() as children, ExitStack() as stack:  # what transcodes ends after those that send
+        with ExitStack() as children, ExitStack() as senders:  # what transcodes ends after those that send
             local = frame.settings.local
             if frame.common.dry_run:
                 outcomes = plan(items, node)
@@ -113,6 +114,7 @@ def store(
                     items,
                     node,
                     local,
+                    sender=_sender(stack),
                     present=_present(frame, node) if skip_present else None,
                     jobs=frame.default("jobs") or 1,
                     stop=frame.stop,
@@ -123,15 +125,25 @@ def store(
                     targets=LOSSY_TARGETS if transcode == "any" else LOSSLESS_TARGETS,
                     transcode=None if transcode == "never" else _transcoder(children, lossy=transcode == "any"),
                 )
-                stack.callback(outcomes.close)
+                senders.callback(outcomes.close)
                 if commit:
                     from dcmtools.network.commitment import committed
 
                     outcomes = committed(outcomes, node, local, seconds=wait, stop=frame.stop)
-                    stack.callback(outcomes.close)
+                    senders.callback(outcomes.close)
             yield from _less_strangers(frame, inputs, outcomes)
 
     run("store", common, work, listing=False)
+
+
+def _sender(stack: str) -> "type[Sender]":
+    if stack == "own":
+        from dcmtools.network.sender import Sender
+
+        return Sender
+    from dcmtools.network.second_stack import SecondSender
+
+    return SecondSender
 
 
 def _present(frame: Frame, node: "Node") -> "Present":

@@ -311,7 +311,7 @@ def establish(connection: Connection, request: pdu.Request, where: str, timeouts
     except ProtocolError as problem:
         raise type(problem)(f"{where}: {problem.reason}", problem.advice, cause=problem.cause) from problem
     if kind == pdu.ASSOCIATE_RJ:
-        raise _rejected(bytes(body), request, where)
+        raise rejected(bytes(body), request, where)
     if kind == pdu.ABORT:
         raise Aborted(f"{where} aborted the association request ({_abort_words(body)})", "see the log of the peer")
     if kind != pdu.ASSOCIATE_AC:
@@ -367,7 +367,8 @@ _REJECTIONS: dict[tuple[int, int], tuple[str, str]] = {
 }
 
 
-def _rejected(body: bytes, request: pdu.Request, where: str) -> Refused | TryLater:
+def rejected(body: bytes, request: pdu.Request, where: str) -> Refused | TryLater:
+    """What the body of an A-ASSOCIATE-RJ means."""
     result, source, reason = body[1:4] if len(body) >= 4 else (1, 1, 1)
     words, advice = _REJECTIONS.get((source, reason), ("no reason given", "ask its administrator"))
     words = words.format(calling=request.calling, called=request.called)

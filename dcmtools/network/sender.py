@@ -123,9 +123,9 @@ class Sender:
         seen = sorted(self._pairs(), key=self._before.__contains__)
         wanted = _proposal(pair, seen, also=self.settings.targets if self.settings.transcode else ())
         self._before.update(wanted)
-        self._association = request(self.node, self.local, [(abstract, (syntax,)) for abstract, syntax in wanted])
+        self._association = self._request([(abstract, (syntax,)) for abstract, syntax in wanted])
         self._proposed = frozenset(wanted)
-        self._used = time.monotonic()
+        self._note_use()
         self.opened += 1
         return self._association
 
@@ -134,6 +134,12 @@ class Sender:
         if self._association:
             self._association.release()
             self._association = None
+
+    def _request(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> Association:
+        return request(self.node, self.local, wanted)
+
+    def _note_use(self) -> None:
+        self._used = time.monotonic()
 
     def _gone(self, association: Association) -> bool:
         """Whether the peer has ended an association that nothing was sent on for a while."""
@@ -217,7 +223,7 @@ class Sender:
         answer = message.command
         if message.field != commands.C_STORE_RSP or answer.get("MessageIDBeingRespondedTo") != message_id:
             raise ProtocolError(f"{self.node.where} answered something else than the C-STORE", "see its log")
-        self._used = time.monotonic()
+        self._note_use()
         return answer
 
     def _told(self, answer: Command) -> _Outcome:

@@ -42,6 +42,7 @@ def store(
     jobs: int = 1,
     stop: Stop = lambda: False,
     present: "Present | None" = None,
+    sender: type[Sender] = Sender,
     **how: Any,
 ) -> Generator[Record]:
     """One record for each item, in their order: the item with its state sent, warning or failed, and why.
@@ -56,12 +57,13 @@ def store(
         jobs: how many associations at once; the node's max_associations is the limit
         stop: whether to stop after the instances in hand
         present: tells of which instances the node has; they are skipped
+        sender: the class of those who send, for another upper layer
         **how: the fields of `Settings`
     """
     settings = Settings(**how)
     jobs = max(1, min(jobs, node.max_associations))
     run = _Run(
-        items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop, settings.change, present
+        items, lambda pairs, quit_: sender(node, local, settings, pairs, quit_), jobs, stop, settings.change, present
     )
     try:
         yield from run.records()

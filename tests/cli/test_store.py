@@ -299,3 +299,21 @@ def test_what_the_node_has_is_skipped_and_all_of_it_is_committed(
     assert [first.returncode, second.returncode, both.returncode] == [0, 0, 2]
     assert told == [[("sent", True)] * 3, [("skipped", True)] * 3]
     assert peer.instances() == 3
+
+
+def test_the_second_stack_sends_and_finds_and_echoes_as_the_first_does(
+    dcmtools: RunDcmtools, orthanc: StartOrthanc, tmp_path: Path
+) -> None:
+    peer = orthanc()
+    write_series(tmp_path / "in", 2)
+    other = ("--stack", "pynetdicom")
+
+    echoed = dcmtools("echo", peer.node, *other)
+    sent = dcmtools("store", "in", "--to", peer.node, *other)
+    found = [dcmtools("find", "--node", peer.node, *stack) for stack in ((), other)]
+
+    assert [echoed.returncode, sent.returncode, *(one.returncode for one in found)] == [0] * 4
+    assert records(echoed.stdout)[0]["stack"] == "pynetdicom"
+    assert [one["state"] for one in records(sent.stdout) if "state" in one] == ["sent"] * 2
+    assert found[0].stdout == found[1].stdout != ""
+    assert [echoed.stderr, sent.stderr, found[1].stderr] == [""] * 3
