@@ -143,6 +143,14 @@ class Association:
         """Sends one message in one write."""
         self.connection.write(self._message(context, command, data), self.timeouts.pdu)
 
+    def prepared(self, context: Context, command: Command, data: bytes | memoryview) -> list[Part]:
+        """The message as `send_prepared` sends it: made while the peer is busy, it leaves at once afterwards."""
+        return list(self._message(context, command, data))
+
+    def send_prepared(self, parts: Sequence[Part]) -> None:
+        """Sends a message that was prepared on this association."""
+        self.connection.write(parts, self.timeouts.pdu)
+
     def send_file(self, context: Context, command: Command, file: int, offset: int, length: int) -> None:
         """Sends a message whose data set is the part of an open file; large ones go in pieces through one buffer.
 

@@ -168,6 +168,9 @@ class SecondLevels(Levels):
 class SecondSender(Sender):
     """C-STORE to a node, on pynetdicom's upper layer; the file is read by pynetdicom, too."""
 
+    def prepare(self, parcel: Parcel) -> None:
+        """Nothing: pynetdicom makes its messages itself."""
+
     def _request(self, wanted: Wanted) -> Association:
         return request(self.node, self.local, wanted)
 

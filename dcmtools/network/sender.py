@@ -21,7 +21,7 @@ from dcmtools.network.association import MAX_CONTEXTS, Association, Context, Rel
 from dcmtools.network.command import Command
 from dcmtools.network.parcel import Change, Parcel, named, unread
 from dcmtools.network.requestor import request
-from dcmtools.network.upper_layer import Closed, TimedOut
+from dcmtools.network.upper_layer import Closed, Part, TimedOut
 
 Pair = tuple[str, str]  # SOP class, transfer syntax
 # Makes a copy of the first file under the second name, in one of these transfer syntaxes.
@@ -75,6 +75,16 @@ class _Outcome:
     lost: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """The message of a parcel for an association, and its Message ID."""
+
+    parcel: Parcel
+    association: Association
+    message_id: int
+    parts: list[Part]
+
+
 class Sender:
     """An association to a node, as long as it lasts, and then the next one. For one thread.
 
@@ -90,6 +100,7 @@ class Sender:
         self._proposed: frozenset[Pair] = frozenset()
         self._before: set[Pair] = set()
         self._used = 0.0
+        self._ready: _Ready | None = None
         self._in_a_row = 0
         self._trouble: DcmtoolsError | None = None
         self._rest_until = 0.0
@@ -128,6 +139,16 @@ class Sender:
         self._note_use()
         self.opened += 1
         return self._association
+
+    def prepare(self, parcel: Parcel) -> None:
+        """Makes the message of the next parcel, so that nothing is left to do between two messages but to send it."""
+        association, meta = self._association, parcel.item.meta
+        if association is None or parcel.data is None:
+            return
+        if context := association.context_for(meta.sop_class, meta.syntax):
+            command = self._command(association, parcel)
+            parts = association.prepared(context, command, parcel.data)
+            self._ready = _Ready(parcel, association, command["MessageID"], parts)
 
     def release(self) -> None:
         """Ends the association in order."""
@@ -198,22 +219,18 @@ class Sender:
     def _exchange(
         self, association: Association, context: Context, parcel: Parcel, ahead: Callable[[], None]
     ) -> Command:
-        """The response to a C-STORE of the file (PS3.7 9.1.1)."""
-        meta, message_id = parcel.item.meta, association.next_message_id()
-        command: Command = {
-            "AffectedSOPClassUID": meta.sop_class,
-            "AffectedSOPInstanceUID": meta.sop_instance,
-            "CommandField": commands.C_STORE_RQ,
-            "MessageID": message_id,
-            "Priority": self.settings.priority,
-        }
-        if self.settings.origin:
-            title, number = self.settings.origin
-            command |= {"MoveOriginatorApplicationEntityTitle": title, "MoveOriginatorMessageID": number}
-        if parcel.data is None:
-            association.send_file(context, command, parcel.file, meta.offset, parcel.length)
+        """The response to a C-STORE of the file."""
+        ready, self._ready = self._ready, None
+        if ready and ready.parcel is parcel and ready.association is association:
+            message_id = ready.message_id
+            association.send_prepared(ready.parts)
         else:
-            association.send(context, command, parcel.data)
+            command = self._command(association, parcel)
+            message_id = command["MessageID"]
+            if parcel.data is None:
+                association.send_file(context, command, parcel.file, parcel.item.meta.offset, parcel.length)
+            else:
+                association.send(context, command, parcel.data)
         ahead()
         try:
             message = association.receive()
@@ -225,6 +242,20 @@ class Sender:
             raise ProtocolError(f"{self.node.where} answered something else than the C-STORE", "see its log")
         self._note_use()
         return answer
+
+    def _command(self, association: Association, parcel: Parcel) -> Command:
+        """The C-STORE-RQ of a parcel (PS3.7 9.1.1)."""
+        command: Command = {
+            "AffectedSOPClassUID": parcel.item.meta.sop_class,
+            "AffectedSOPInstanceUID": parcel.item.meta.sop_instance,
+            "CommandField": commands.C_STORE_RQ,
+            "MessageID": association.next_message_id(),
+            "Priority": self.settings.priority,
+        }
+        if self.settings.origin:
+            title, number = self.settings.origin
+            command |= {"MoveOriginatorApplicationEntityTitle": title, "MoveOriginatorMessageID": number}
+        return command
 
     def _told(self, answer: Command) -> _Outcome:
         """What a response says (PS3.4 B.2.3)."""

@@ -218,7 +218,8 @@ class _Run:
             nonlocal following
             self._opened.set()
             self._tell(done)
-            following = following or self._next(wait=False)
+            if not following and (following := self._next(wait=False)):
+                sender.prepare(following)
 
         try:
             while parcel:
