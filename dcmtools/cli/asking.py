@@ -52,20 +52,16 @@ class Question:
         return replace(query, keys={**query.keys, **keys}, sort=(), limit=None)
 
 
-def ask(frame: Frame, nodes: Sequence[str], query: Query) -> Iterator[Record]:
+def ask(frame: Frame, nodes: Sequence[str], query: Query, stack: str = "own") -> Iterator[Record]:
     """The answers of the nodes, all asked at once; without nodes, of the index."""
     if not nodes:
         yield from frame.index(must_exist=True).find(query)
         return
     if lower := deeper(query.returns, query.level):
         raise UsageError(f"nodes tell nothing of {lower[0]} at {query.level} level", "ask at its own level")
-    from dcmtools.network.find import find, find_all
+    from dcmtools.network.find import find_on
 
-    known, local = _known(frame, nodes), frame.settings.local
-    if len(known) == 1:
-        yield from find(known[0], local, query, stop=frame.stop)
-    else:
-        yield from find_all(known, local, query, stop=frame.stop)
+    yield from find_on(_known(frame, nodes), frame.settings.local, query, stop=frame.stop, stack=stack)
 
 
 def several(names: Sequence[str]) -> "Indexes":
@@ -110,12 +106,16 @@ def counted(frame: Frame, found: Iterable[Record], query: Query, nodes: Sequence
         yield {"type": "count", "level": query.level, "count": count, **({"node": node} if node else {})}
 
 
-def ask_for_each(frame: Frame, records: Iterable[Record], nodes: Sequence[str], query: Query) -> Iterator[Record]:
+def ask_for_each(
+    frame: Frame, records: Iterable[Record], nodes: Sequence[str], query: Query, stack: str = "own"
+) -> Iterator[Record]:
     """The answers for each record: of these nodes, else of the node that it came from, else of the index; each once."""
-    return _ordered(_once(_answers(frame, records, nodes, query)), query)
+    return _ordered(_once(_answers(frame, records, nodes, query, stack)), query)
 
 
-def _answers(frame: Frame, records: Iterable[Record], nodes: Sequence[str], query: Query) -> Iterator[Record]:
+def _answers(
+    frame: Frame, records: Iterable[Record], nodes: Sequence[str], query: Query, stack: str
+) -> Iterator[Record]:
     failed: dict[str, DcmtoolsError] = {}
     for question in _questions(records, with_nodes=not nodes):
         if isinstance(question, dict):
@@ -125,7 +125,7 @@ def _answers(frame: Frame, records: Iterable[Record], nodes: Sequence[str], quer
             try:
                 if node in failed:  # to wait for it again at each question helps nobody
                     raise failed[node]
-                yield from ask(frame, [node] if node else [], question.query(query))
+                yield from ask(frame, [node] if node else [], question.query(query), stack)
             except BadData as problem:
                 yield problem.record()
             except DcmtoolsError as problem:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dcmtools.cli.frame import Frame, run
-from dcmtools.cli.options import Common, NodeArguments
+from dcmtools.cli.options import Common, NodeArguments, Stack
 from dcmtools.cli.subcommand import application
 from dcmtools.model.errors import DcmtoolsError
 from dcmtools.model.record import Record
@@ -21,6 +21,7 @@ def echo(
     repeat: Annotated[
         int, typer.Option("--repeat", min=1, metavar="N", help="So many echoes on one association; ms is the median.")
     ] = 1,
+    stack: Stack = "own",
 ) -> None:
     """Ask nodes whether they are there (C-ECHO).
 
@@ -51,7 +52,7 @@ def echo(
                 if len(names) == 1:
                     raise
                 yield problem.record(node=name, ok=False)
-        yield from echo_all(known, frame.settings.local, repeat=repeat, stop=frame.stop)
+        yield from echo_all(known, frame.settings.local, repeat=repeat, stop=frame.stop, stack=stack)
 
     run("echo", common, work, effects=False)
 

@@ -10,7 +10,7 @@ import typer
 from dcmtools.cli.asking import ask, ask_for_each, counted, from_stdin, several
 from dcmtools.cli.completion import complete_nodes
 from dcmtools.cli.frame import Frame, run
-from dcmtools.cli.options import Common, Format, Selectors
+from dcmtools.cli.options import Common, Format, Selectors, Stack
 from dcmtools.cli.subcommand import application
 from dcmtools.model.errors import UsageError
 from dcmtools.model.query import TREE_ORDER, Query, parse_returns
@@ -49,6 +49,7 @@ def find(
     ] = None,
     count: Annotated[bool, typer.Option("--count", help="Tell only how many there are.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Show patients, their studies and series as a tree.")] = False,
+    stack: Stack = "own",
     fail_if_empty: Annotated[bool, typer.Option("--fail-if-empty", help="End with 3 when nothing was found.")] = False,
     events: Annotated[bool, typer.Option("--events", help="Frame the records with begin and end events.")] = False,
 ) -> None:
@@ -81,7 +82,7 @@ def find(
             raise UsageError("--node has no value", "leave it out to ask the index")
         if inputs and "-" not in inputs and nodes:
             raise UsageError("--node does not go together with an index", "ask one after the other")
-        found = _found(frame, inputs or [], nodes, query)
+        found = _found(frame, inputs or [], nodes, query, stack)
         yield from counted(frame, found, query, nodes) if count else found
 
     if tree:
@@ -89,16 +90,16 @@ def find(
     run("find", common, work, effects=False, events=events, fail_if_empty=fail_if_empty)
 
 
-def _found(frame: Frame, inputs: list[str], nodes: list[str], query: Query) -> Iterator[Record]:
+def _found(frame: Frame, inputs: list[str], nodes: list[str], query: Query, stack: Stack) -> Iterator[Record]:
     if inputs == ["-"]:
-        return ask_for_each(frame, frame.records(), nodes, query)
+        return ask_for_each(frame, frame.records(), nodes, query, stack)
     if "-" in inputs:
         raise UsageError("- stands for all input", "give - or the names of indexes, not both")
     if inputs:
         return several(inputs).find(query)
     if frame.common.index == Path("-") and not nodes:
         return from_stdin(frame, query)
-    return ask(frame, nodes, query)
+    return ask(frame, nodes, query, stack)
 
 
 def _level(format: Format | None) -> Level:

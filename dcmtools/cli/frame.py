@@ -4,6 +4,7 @@ import os
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -25,7 +26,7 @@ from dcmtools.cli.talk import Talk, defect, keep_quiet
 from dcmtools.cli.tally import FAILED, PARTLY, UNCHANGED, Tally
 from dcmtools.model.errors import DcmtoolsError, IOFailure, ReaderGone, TryLater, UsageError, from_os
 from dcmtools.model.query import Query
-from dcmtools.model.record import Level, Record, event, is_event, type_of
+from dcmtools.model.record import NOT_TRIED, Level, Record, event, is_event, type_of
 
 if TYPE_CHECKING:
     from dcmtools.cli.output import Output
@@ -83,6 +84,7 @@ class Frame:
         self._framed = False
         self._failures = 0
         self._indexes: list[Index] = []
+        self._alike: Counter[tuple[str, str]] = Counter()
         self._begun = time.monotonic()
         self._speak()
 
@@ -267,7 +269,13 @@ class Frame:
         self._say(record)
 
     def _say(self, record: Record) -> None:
+        """Says a failure; of what a node does to thousands of instances alike, only the first."""
         self._failures += 1
+        if "node" in record and "state" in record:
+            alike = (str(record["node"]), str(record.get("reason")).removeprefix(NOT_TRIED))
+            self._alike[alike] += 1
+            if self._alike[alike] > 1:
+                return
         self.talk.error(record)
 
     def _put(self, record: Record) -> None:
@@ -347,6 +355,9 @@ class Frame:
         return "run it again: it resumes" if self._effects else "run it again"
 
     def _summarize(self, code: int, *, drains: bool) -> None:
+        for (_, reason), count in self._alike.items():
+            if count > 1:
+                self.talk.error({"reason": f"{count - 1:,} more failed in the same way: {reason}"})
         if self.stop.reader_gone:
             if self._effects:
                 self._say(ReaderGone("nobody reads our output any more", self._again).record())

@@ -3,6 +3,7 @@
 Nothing is imported here that `dcmtools --help` does not need; a subcommand's module is loaded when it is called.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, MutableMapping
@@ -141,7 +142,11 @@ def dcmtools(
 def main() -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
     _occupy_standard_descriptors()
-    sys.exit(_run())
+    # Records hold no cycles: looking for some costs 4 ms while modules are loaded, and 13 ms of 120 at the very end.
+    gc.set_threshold(50_000, 20, 20)
+    code = _run()
+    gc.freeze()
+    sys.exit(code)
 
 
 def _occupy_standard_descriptors() -> None:

@@ -147,6 +147,11 @@ NodeArguments = Annotated[
     typer.Argument(metavar="NODE...", help="Names of nodes, or AET@host:port.", autocompletion=complete_nodes),
 ]
 
+Stack = Annotated[
+    Literal["own", "pynetdicom"],
+    typer.Option(help="Whose upper layer speaks to the node: a second opinion when they do not get on."),
+]
+
 Mode = Annotated[
     str | None, typer.Option("--mode", metavar="MODE", help="The files' mode, such as 640. Default: only for you.")
 ]

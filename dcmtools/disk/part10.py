@@ -6,7 +6,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is an exception's name everywhere else
 
@@ -195,6 +194,8 @@ def same_data_set(one: str | os.PathLike[str], other: str | os.PathLike[str]) ->
 
 def data_set_hash(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of the data set in a file, in hex; of the whole file when it is not made as DICOM files are."""
+    from hashlib import sha256  # whoever only sends need not load OpenSSL
+
     with opened(path) as (file, _):
         try:
             offset = meta_of(file).offset

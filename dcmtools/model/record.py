@@ -24,6 +24,8 @@ UNIQUE_KEY: dict[str, str] = {
 }
 # States of what has no file that a command could take up, or not a good one.
 NOTHING_THERE: frozenset[str] = frozenset({"failed", "refused", "removed", "deleted", "skipped"})
+# How the reason of what was not even tried begins, after the node had failed others for it.
+NOT_TRIED = "not tried, for "
 
 
 class _Codec(NamedTuple):

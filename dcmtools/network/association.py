@@ -143,6 +143,14 @@ class Association:
         """Sends one message in one write."""
         self.connection.write(self._message(context, command, data), self.timeouts.pdu)
 
+    def prepared(self, context: Context, command: Command, data: bytes | memoryview) -> list[Part]:
+        """The message as `send_prepared` sends it: made while the peer is busy, it leaves at once afterwards."""
+        return list(self._message(context, command, data))
+
+    def send_prepared(self, parts: Sequence[Part]) -> None:
+        """Sends a message that was prepared on this association."""
+        self.connection.write(parts, self.timeouts.pdu)
+
     def send_file(self, context: Context, command: Command, file: int, offset: int, length: int) -> None:
         """Sends a message whose data set is the part of an open file; large ones go in pieces through one buffer.
 
@@ -319,7 +327,7 @@ def establish(connection: Connection, request: pdu.Request, where: str, timeouts
     except ProtocolError as problem:
         raise type(problem)(f"{where}: {problem.reason}", problem.advice, cause=problem.cause) from problem
     if kind == pdu.ASSOCIATE_RJ:
-        raise _rejected(bytes(body), request, where)
+        raise rejected(bytes(body), request, where)
     if kind == pdu.ABORT:
         raise Aborted(f"{where} aborted the association request ({_abort_words(body)})", "see the log of the peer")
     if kind != pdu.ASSOCIATE_AC:
@@ -375,7 +383,8 @@ _REJECTIONS: dict[tuple[int, int], tuple[str, str]] = {
 }
 
 
-def _rejected(body: bytes, request: pdu.Request, where: str) -> Refused | TryLater:
+def rejected(body: bytes, request: pdu.Request, where: str) -> Refused | TryLater:
+    """What the body of an A-ASSOCIATE-RJ means."""
     result, source, reason = body[1:4] if len(body) >= 4 else (1, 1, 1)
     words, advice = _REJECTIONS.get((source, reason), ("no reason given", "ask its administrator"))
     words = words.format(calling=request.calling, called=request.called)

@@ -1,7 +1,7 @@
 """C-ECHO: whether a node answers, how fast, and who it says it is (PS3.4 Annex A, PS3.7 9.1.5)."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from dcmtools.model.errors import DcmtoolsError, TryLater
@@ -13,19 +13,29 @@ from dcmtools.network.association import Association
 from dcmtools.network.requestor import request
 from dcmtools.network.response import Stop, never, response
 
-_SYNTAXES = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
+SYNTAXES = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
 _AT_ONCE = 32
 
 
-def echo_all(nodes: Sequence[Node], local: Local, *, repeat: int = 1, stop: Stop = never) -> Iterator[Record]:
-    """One record a node, all asked at once, in the order in which they answer; a failure is an error record."""
+def echo_all(
+    nodes: Sequence[Node], local: Local, *, repeat: int = 1, stop: Stop = never, stack: str = "own"
+) -> Iterator[Record]:
+    """One record a node, all asked at once, in the order in which they answer; a failure is an error record.
+
+    `stack` is whose upper layer speaks: "own" or "pynetdicom".
+    """
+    ask = echo_one
+    if stack != "own":
+        from dcmtools.network import second_stack
+
+        ask = second_stack.echo_one
     with ThreadPoolExecutor(min(len(nodes), _AT_ONCE) or 1) as pool:
-        waiting = {pool.submit(echo_one, node, local, repeat=repeat, stop=stop): node for node in nodes}
+        waiting = {pool.submit(ask, node, local, repeat=repeat, stop=stop): node for node in nodes}
         for done in as_completed(waiting):
             try:
                 yield done.result()
             except DcmtoolsError as problem:
-                yield problem.record(**{**_node_keys(waiting[done]), "type": "error", "ok": False})
+                yield problem.record(**{**node_keys(waiting[done]), "type": "error", "ok": False})
 
 
 def echo_one(node: Node, local: Local, *, repeat: int = 1, stop: Stop = never) -> Record:
@@ -35,18 +45,17 @@ def echo_one(node: Node, local: Local, *, repeat: int = 1, stop: Stop = never) -
     `ms_min` and `ms_max` beside it.
     """
     begun = time.perf_counter()
-    with request(node, local, [(VERIFICATION, _SYNTAXES)]) as association:
+    with request(node, local, [(VERIFICATION, SYNTAXES)]) as association:
         opened = time.perf_counter()
-        times = list(_round_trips(association, repeat, stop))
+        took = timed(lambda: verify(association, stop), repeat, stop)
     theirs = association.theirs
     peer = {
         "implementation_class": theirs.implementation_class,
         "implementation_version": theirs.implementation_version,
         "max_pdu": theirs.max_pdu,
     }
-    many = {"echoes": len(times), "ms_min": min(times), "ms_max": max(times)} if repeat > 1 else {}
-    took = {"ms": round(sorted(times)[len(times) // 2], 2), **many, "connect_ms": round((opened - begun) * 1000, 2)}
-    return {"type": "node", **_node_keys(node), "ok": True, "state": "ok", **took, "peer": peer}
+    times = {**took, "connect_ms": round((opened - begun) * 1000, 2)}
+    return {"type": "node", **node_keys(node), "ok": True, "state": "ok", **times, "peer": peer}
 
 
 def verify(association: Association, stop: Stop = never) -> None:
@@ -65,15 +74,17 @@ def verify(association: Association, stop: Stop = never) -> None:
         raise status.failure(answer.command, "C-ECHO", association.where)
 
 
-def _round_trips(association: Association, repeat: int, stop: Stop) -> Iterator[float]:
-    """The time that each echo took, in ms; at least one."""
-    for number in range(repeat):
-        if number and stop():
-            return
+def timed(verify: Callable[[], None], repeat: int, stop: Stop) -> Record:
+    """How long the echoes took, in ms: at least one, and of several the median, the shortest and the longest."""
+    times: list[float] = []
+    while not times or (len(times) < repeat and not stop()):
         begun = time.perf_counter()
-        verify(association, stop)
-        yield round((time.perf_counter() - begun) * 1000, 3)
+        verify()
+        times.append(round((time.perf_counter() - begun) * 1000, 3))
+    many = {"echoes": len(times), "ms_min": min(times), "ms_max": max(times)} if repeat > 1 else {}
+    return {"ms": round(sorted(times)[len(times) // 2], 2), **many}
 
 
-def _node_keys(node: Node) -> Record:
+def node_keys(node: Node) -> Record:
+    """What the records of an echo say of the node."""
     return {"node": node.name, "ae_title": node.ae_title, "host": node.host, "port": node.port}

@@ -23,20 +23,36 @@ from dcmtools.network.levels import PATIENT_IN_STUDY, Levels
 from dcmtools.network.response import Stop, never
 
 
-def find(node: Node, local: Local, query: Query, *, stop: Stop = never) -> Iterator[Record]:
+def find_on(
+    nodes: Sequence[Node], local: Local, query: Query, *, stop: Stop = never, stack: str = "own"
+) -> Iterator[Record]:
+    """What one node has, or several; `stack` is whose upper layer asks: "own" or "pynetdicom"."""
+    ask: type[Levels] = Levels
+    if stack != "own":
+        from dcmtools.network.second_stack import SecondLevels
+
+        ask = SecondLevels
+    if len(nodes) == 1:
+        return find(nodes[0], local, query, stop=stop, ask=ask)
+    return find_all(nodes, local, query, stop=stop, ask=ask)
+
+
+def find(node: Node, local: Local, query: Query, *, stop: Stop = never, ask: type[Levels] = Levels) -> Iterator[Record]:
     """The records at the query's level that a node has, held against the query again, each unique key once.
 
     Raises what `request` raises, and the error of a failure status; an answer that cannot be read is an error record.
     `limit` ends the query early with a C-CANCEL.
     """
     with (
-        Levels(node, local, stop, ignore_accents=query.ignore_accents) as levels,
+        ask(node, local, stop, ignore_accents=query.ignore_accents) as levels,
         closing(_Search(levels, query).records()) as found,
     ):
         yield from _shaped(query, found)
 
 
-def find_all(nodes: Sequence[Node], local: Local, query: Query, *, stop: Stop = never) -> Iterator[Record]:
+def find_all(
+    nodes: Sequence[Node], local: Local, query: Query, *, stop: Stop = never, ask: type[Levels] = Levels
+) -> Iterator[Record]:
     """What several nodes have, all asked at once; each record says which, and a node that fails is an error record.
 
     No node waits for whoever takes the records.
@@ -44,9 +60,9 @@ def find_all(nodes: Sequence[Node], local: Local, query: Query, *, stop: Stop = 
     answers: queue.SimpleQueue[Record | Exception | None] = queue.SimpleQueue()
     enough = threading.Event()
 
-    def ask(node: Node) -> None:
+    def ask_one(node: Node) -> None:
         try:
-            for record in find(node, local, query, stop=lambda: enough.is_set() or stop()):
+            for record in find(node, local, query, stop=lambda: enough.is_set() or stop(), ask=ask):
                 answers.put(record)
         except DcmtoolsError as problem:
             answers.put(problem.record(node=node.name))
@@ -54,7 +70,7 @@ def find_all(nodes: Sequence[Node], local: Local, query: Query, *, stop: Stop = 
             answers.put(problem)
         answers.put(None)
 
-    threads = [threading.Thread(target=ask, args=(node,), name=f"find {node.name}", daemon=True) for node in nodes]
+    threads = [threading.Thread(target=ask_one, args=(node,), name=f"find {node.name}", daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
     try:

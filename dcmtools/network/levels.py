@@ -149,7 +149,7 @@ class Levels:
 
     def _ask(self, level: Level, keys: Mapping[str, str]) -> Generator[Record]:
         context = self._context(level)
-        sent = {**{keyword: _wider(keyword, value) for keyword, value in keys.items()}, **_level_key(level)}
+        sent = {**self._sent(keys), **level_key(level)}
         rq: Command = {
             "AffectedSOPClassUID": context.abstract,
             "CommandField": command.C_FIND_RQ,
@@ -162,6 +162,10 @@ class Levels:
         except GeneratorExit:
             self._cancel(context, rq)
             raise
+
+    @staticmethod
+    def _sent(keys: Mapping[str, str]) -> dict[str, str]:
+        return {keyword: _wider(keyword, value) for keyword, value in keys.items()}
 
     def _answers(self, context: Context, rq: Command) -> Iterator[Record]:
         while message := response(self.association, rq, self.stop):
@@ -238,7 +242,8 @@ class _Check:
         return identifier.can_write(wanted, self.charset) and not identifier.can_write(wanted, theirs)
 
 
-def _level_key(level: Level) -> dict[str, str]:
+def level_key(level: Level) -> dict[str, str]:
+    """The key that names the level of a query (PS3.4 C.4.1.1.3)."""
     return {"QueryRetrieveLevel": identifier.LEVEL_WORD[level]}
 
 

@@ -9,14 +9,18 @@ import heapq
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from dcmtools.model.errors import DcmtoolsError
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record
-from dcmtools.network.command import MEDIUM
-from dcmtools.network.parcel import Item, Parcel, look_at, named, sendable
+from dcmtools.network.inbox import Inbox
+from dcmtools.network.parcel import Change, Item, Parcel, look_at, named, sendable
 from dcmtools.network.sender import Pair, Sender, Settings
+
+if TYPE_CHECKING:
+    from dcmtools.network.present import Present
 
 Stop = Callable[[], bool]
 MakeSender = Callable[[Callable[[], list[Pair]], Stop], Sender]
@@ -24,7 +28,7 @@ MakeSender = Callable[[Callable[[], list[Pair]], Stop], Sender]
 # How far the feeder looks ahead: enough to find what there is to propose, and soon there.
 _AHEAD = 512
 # Seconds: to gather what is at hand before an association is opened, and between two looks at it.
-_GATHER, _LOOK = 0.25, 0.01
+_GATHER, _LOOK = 0.25, 0.005
 _POLL = 0.2
 # Records are handed on a batch at a time: to wake up for each takes the processor away from the senders.
 _BATCH = 0.01
@@ -36,20 +40,31 @@ def store(
     local: Local,
     *,
     jobs: int = 1,
-    priority: int = MEDIUM,
-    retries: int = 2,
-    origin: tuple[str, int] | None = None,
     stop: Stop = lambda: False,
-) -> Iterator[Record]:
+    present: "Present | None" = None,
+    sender: type[Sender] = Sender,
+    **how: Any,
+) -> Generator[Record]:
     """One record for each item, in their order: the item with its state sent, warning or failed, and why.
 
-    What cannot be read becomes an error record; what names no file, such as an event, passes through. Raises the
-    DcmtoolsError, once, when no association can be opened at all. `origin` are the AE title and message ID of a C-MOVE
-    that is answered so.
+    What cannot be read becomes an error record; what names no file, such as an event, passes through. When no
+    association can be opened at all the DcmtoolsError is raised, once, or with `each` every item fails for it.
+
+    Args:
+        items: records with a path
+        node: where to
+        local: who we are
+        jobs: how many associations at once; the node's max_associations is the limit
+        stop: whether to stop after the instances in hand
+        present: tells of which instances the node has; they are skipped
+        sender: the class of those who send, for another upper layer
+        **how: the fields of `Settings`
     """
-    settings = Settings(priority, retries, origin)
+    settings = Settings(**how)
     jobs = max(1, min(jobs, node.max_associations))
-    run = _Run(items, lambda pairs, quit_: Sender(node, local, settings, pairs, quit_), jobs, stop)
+    run = _Run(
+        items, lambda pairs, quit_: sender(node, local, settings, pairs, quit_), jobs, stop, settings.change, present
+    )
     try:
         yield from run.records()
     finally:
@@ -71,12 +86,21 @@ def plan(items: Iterable[Record], node: Node) -> Iterator[Record]:
 class _Run:
     """One call of `store`: its threads and the queues between them."""
 
-    def __init__(self, items: Iterable[Record], sender: MakeSender, jobs: int, stop: Stop) -> None:
-        self._items, self._stop = items, stop
+    def __init__(
+        self,
+        items: Iterable[Record],
+        sender: MakeSender,
+        jobs: int,
+        stop: Stop,
+        change: Change | None,
+        present: "Present | None",
+    ) -> None:
+        self._items, self._stop, self._change, self._present = items, stop, change, present
         self._seen: dict[Pair, None] = {}
-        self._inbox: queue.Queue[Item | None] = queue.Queue(_AHEAD)
+        self._inbox: Inbox[Item] = Inbox(_AHEAD, self._stopped)
         self._outbox: queue.SimpleQueue[tuple[int, Record] | Exception | None] = queue.SimpleQueue()
-        self._fed, self._opened, self._quit = threading.Event(), threading.Event(), threading.Event()
+        self._fed, self._opened = threading.Event(), threading.Event()
+        self._quit, self._over = threading.Event(), threading.Event()
         self._looked_at = 0
         self._broken: Exception | None = None
         self._senders = [
@@ -108,7 +132,7 @@ class _Run:
                 yield heapq.heappop(waiting)[1]
                 due += 1
             if self._outbox.empty():
-                time.sleep(_BATCH)
+                self._over.wait(_BATCH)
         while waiting:  # after a stop some are missing
             yield heapq.heappop(waiting)[1]
         if self._broken:
@@ -137,7 +161,7 @@ class _Run:
         except Exception as problem:  # noqa: BLE001 - the door of a thread: the caller hears of it after the records
             self._broken = problem
         self._fed.set()
-        self._hand_on(None)
+        self._inbox.close()
 
     def _look_at(self, number: int, record: Record) -> None:
         if not sendable(record):
@@ -148,16 +172,13 @@ class _Run:
         except DcmtoolsError as problem:
             self._outbox.put((number, {**record, **problem.record()}))
             return
-        self._seen[item.meta.sop_class, item.meta.syntax] = None
-        self._hand_on(item)
-
-    def _hand_on(self, item: Item | None) -> None:
-        while not self._stopped():
-            try:
-                self._inbox.put(item, timeout=_POLL)
-            except queue.Full:
-                continue
+        if self._present and self._present(item):
+            reason = f"{self._present.node.where} has it already"
+            record = {**named(item), "state": "skipped", "node": self._present.node.name, "reason": reason}
+            self._outbox.put((number, record))
             return
+        self._seen[item.meta.sop_class, item.meta.syntax] = None
+        self._inbox.put(item)
 
     # The senders
 
@@ -167,67 +188,74 @@ class _Run:
             self._send_all(sender)
         except Exception as problem:  # noqa: BLE001 - the door of a thread: the caller of the generator hears of it
             self._outbox.put(problem)
+        self._over.set()
         sender.release()
         self._outbox.put(None)
 
     def _help(self, sender: Sender) -> None:
         """Works beside the first sender, if the node grants one association more and there is enough to do."""
-        while not (self._opened.wait(_POLL) or self._stopped() or self._fed.is_set()):
+        while not (self._opened.wait(_POLL) or self._stopped() or self._over.is_set()):
             pass
         try:
-            if self._opened.is_set() and self._inbox.qsize() > 1:
+            if len(self._inbox) and not self._stopped():
                 sender.open(next(iter(self._seen)))
         except DcmtoolsError:
+            pass
+        if not sender.opened:
             self._outbox.put(None)
             return
         self._work(sender)
 
     def _send_all(self, sender: Sender) -> None:
+        """Sends one parcel after the other; the record of each is handed on while the peer has the next in hand."""
         parcel = self._next(wait=True)
         if parcel:
             self._gather()
         following: Parcel | None = None
+        done: list[tuple[int, Record]] = []
 
         def ahead() -> None:
             nonlocal following
-            following = following or self._next(wait=False)
+            self._opened.set()
+            self._tell(done)
+            if not following and (following := self._next(wait=False)):
+                sender.prepare(following)
 
         try:
             while parcel:
                 try:
-                    self._outbox.put((parcel.item.number, sender.deliver(parcel, ahead)))
+                    done.append((parcel.item.number, sender.deliver(parcel, ahead)))
                 finally:
                     parcel.close()
-                self._opened.set()
                 if self._stopped():
                     break
+                if not following:
+                    self._tell(done)
                 parcel, following = following or self._next(wait=True), None
         finally:
+            self._tell(done)
             if following:
                 following.close()
+
+    def _tell(self, done: list[tuple[int, Record]]) -> None:
+        """Hands records on to the caller."""
+        for one in done:
+            self._outbox.put(one)
+        done.clear()
 
     def _gather(self) -> None:
         """Waits a moment for the feeder, so that one association does for all that is at hand."""
         end = time.monotonic() + _GATHER
         before = -1
-        while before != self._looked_at and not (self._fed.is_set() or self._inbox.full() or time.monotonic() > end):
+        while before != self._looked_at and not (self._fed.is_set() or self._inbox.full or time.monotonic() > end):
             before = self._looked_at
-            time.sleep(_LOOK)
+            self._fed.wait(_LOOK)
 
     def _next(self, *, wait: bool) -> Parcel | None:
         """The next file, opened; None at the end, and when it would have to be waited for."""
-        while not self._stopped():
+        while item := self._inbox.get(wait=wait):
             try:
-                item = self._inbox.get(timeout=_POLL) if wait else self._inbox.get_nowait()
-            except queue.Empty:
-                if wait:
-                    continue
-                return None
-            if item is None:
-                self._inbox.put(None)  # for the others, and for the next call
-                return None
-            try:
-                return Parcel(item)
+                return Parcel(item, self._change)
             except DcmtoolsError as problem:
                 self._outbox.put((item.number, {**item.record, **problem.record()}))
         return None

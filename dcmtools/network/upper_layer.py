@@ -9,15 +9,18 @@ nothing is copied that need not be.
 import contextlib
 import select
 import socket
-import ssl
 import struct
 import time
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from typing import TYPE_CHECKING, TypeGuard
 
 from dcmtools.model.errors import ProtocolError
 from dcmtools.network import pdu
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_ASSOCIATE = 1 << 20
 MAX_PDU = 131072
@@ -56,7 +59,7 @@ class Connection:
         self._buffer = bytearray(2 * (limit + 4096))
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._plain = not isinstance(sock, ssl.SSLSocket)
+        self._plain = not _is_tls(sock)
         tcp = sock.family in {socket.AF_INET, socket.AF_INET6}  # and not a socket pair in a test
         self._quick = _QUICKACK is not None and tcp
         if tcp:
@@ -96,7 +99,7 @@ class Connection:
 
     def wait(self, seconds: float = 0, wake: int | None = None) -> bool:
         """Whether something of the peer's can be read; waits that long for it, or for the descriptor `wake`."""
-        if self._end > self._start or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
+        if self._end > self._start or (_is_tls(self.socket) and self.socket.pending()):
             return True
         poll = select.poll()  # select() ends at descriptor 1024
         for descriptor in (self.socket.fileno(), *(() if wake is None else (wake,))):
@@ -174,6 +177,11 @@ def reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def _is_tls(sock: socket.socket) -> "TypeGuard[ssl.SSLSocket]":
+    """Whether a socket speaks TLS; without loading the library for one that does not."""
+    return hasattr(sock, "pending")
 
 
 def _words(problem: OSError) -> str:

@@ -4,15 +4,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
+from pydicom import dcmread
 
 from dcmtools.disk.index import Index
 from dcmtools.model.record import Record
+from dcmtools.model.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from tests.builders import uid, write_instance, write_series
 from tests.conftest import RunDcmtools, StartDcmtools
-from tests.peers.processes import StartDcmqrscp, StartStorescp
+from tests.network.storing import answering
+from tests.peers.processes import StartDcmqrscp, StartOrthanc, StartStorescp
 from tests.waiting import wait_until
 
 
@@ -199,3 +204,116 @@ def test_what_would_be_ignored_beside_paths_sends_nothing(
 
     for given in ("in", "-"):
         assert dcmtools("store", given, "--to", "A@127.0.0.1:9", *words).returncode == 2
+
+
+def test_a_dead_node_is_said_once_and_every_instance_gets_its_record(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 40, side=2)
+
+    done = dcmtools("store", "in", "--to", "GONE@127.0.0.1:1", "--jobs", "3")
+
+    failed = [one for one in records(done.stdout) if one.get("state") == "failed"]
+    assert done.returncode == 69
+    assert len({one["SOPInstanceUID"] for one in failed}) == len(failed) == 40
+    assert {one["exit_code"] for one in failed} == {69}
+    first, rest, summary = done.stderr.splitlines()
+    assert "cannot reach GONE@127.0.0.1:1" in first
+    assert "39 more failed in the same way: cannot reach GONE@127.0.0.1:1" in rest
+    assert "40 instances (40 failed), 40 failures" in summary
+
+
+def test_retries_say_how_often_a_busy_node_is_asked_again(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 1, side=2)
+
+    with answering(lambda *_: 0xA700) as (acceptor, came):
+        done = dcmtools("store", "in", "--to", f"PEER@127.0.0.1:{acceptor.port}", "--retries", "1")
+
+    (failed,) = [one for one in records(done.stdout) if one.get("state") == "failed"]
+    assert done.returncode == 75
+    assert failed["tries"] == len(came) == 2
+    assert "A700 (Failure: Refused: Out of Resources)" in failed["reason"]
+
+
+def only_implicit(_abstract: str, syntaxes: tuple[str, ...]) -> str:
+    return IMPLICIT_VR_LITTLE_ENDIAN if IMPLICIT_VR_LITTLE_ENDIAN in syntaxes else ""
+
+
+def test_a_syntax_that_the_node_does_not_take_is_transcoded_unless_forbidden(
+    dcmtools: RunDcmtools, tmp_path: Path
+) -> None:
+    paths = write_series(tmp_path / "in", 3)
+    before = [path.read_bytes() for path in paths]
+
+    with answering(lambda *_: 0, choose=only_implicit) as (acceptor, came):
+        to = ("--to", f"PEER@127.0.0.1:{acceptor.port}")
+        done = dcmtools("store", "in", *to)
+        never = dcmtools("store", "in", *to, "--transcode", "never")
+
+    sent = [one for one in records(done.stdout) if one.get("state") == "sent"]
+    assert [done.returncode, never.returncode] == [0, 69]
+    assert [one["sent_as"] for one in sent] == [{"TransferSyntaxUID": IMPLICIT_VR_LITTLE_ENDIAN}] * 3
+    assert {one["TransferSyntaxUID"] for one in sent} == {"1.2.840.10008.1.2.1"}
+    assert len(came) == 3
+    assert "does not take MR Image Storage as Explicit VR Little Endian, but as Implicit" in never.stderr
+    for (instance, data), path in zip(came, paths, strict=True):
+        arrived = dcmread(BytesIO(data), force=True)
+        assert arrived.SOPInstanceUID == instance
+        assert arrived.PixelData == dcmread(path).PixelData
+    assert [path.read_bytes() for path in paths] == before
+    assert not list(Path(gettempdir()).glob(".dcmtools-*.dcm"))
+
+
+def test_fixtures_leave_with_their_own_values_and_uids(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in", 2)
+    before = [path.read_bytes() for path in paths]
+
+    with answering(lambda *_: 0) as (acceptor, came):
+        to = ("--to", f"PEER@127.0.0.1:{acceptor.port}")
+        done = dcmtools("store", "in", *to, "--set", "PatientID=TEST", "--set", "PatientName=A^B", "--new-uids")
+        wrong = dcmtools("store", "in", *to, "--set", "Nothing=1")
+
+    sent = [one for one in records(done.stdout) if one.get("state") == "sent"]
+    arrived = [dcmread(BytesIO(data), force=True) for _, data in came]
+    assert [done.returncode, wrong.returncode, len(came)] == [0, 2, 2]
+    assert {one.PatientID for one in arrived} == {"TEST"}
+    assert len({one.StudyInstanceUID for one in arrived} - {uid(1, 1)}) == 1
+    assert [one["sent_as"]["SOPInstanceUID"] for one in sent] == [one.SOPInstanceUID for one in arrived]
+    assert [one["SOPInstanceUID"] for one in sent] == [uid(1, 1, 1, 1), uid(1, 1, 1, 2)]
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_what_the_node_has_is_skipped_and_all_of_it_is_committed(
+    dcmtools: RunDcmtools, orthanc: StartOrthanc, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    peer = orthanc({"US": port})
+    (tmp_path / "config.ini").write_text(f"[local]\nae_title = US\nport = {port}\n")
+    write_series(tmp_path / "in", 3)
+    words = ("store", "in", "--to", peer.node, "--config", "config.ini", "--skip-present", "--commit")
+
+    first, second = dcmtools(*words), dcmtools(*words)
+    both = dcmtools(*words, "--new-uids")
+
+    told = [
+        [(one["state"], one["committed"]) for one in records(done.stdout) if "state" in one] for done in (first, second)
+    ]
+    assert [first.returncode, second.returncode, both.returncode] == [0, 0, 2]
+    assert told == [[("sent", True)] * 3, [("skipped", True)] * 3]
+    assert peer.instances() == 3
+
+
+def test_the_second_stack_sends_and_finds_and_echoes_as_the_first_does(
+    dcmtools: RunDcmtools, orthanc: StartOrthanc, tmp_path: Path
+) -> None:
+    peer = orthanc()
+    write_series(tmp_path / "in", 2)
+    other = ("--stack", "pynetdicom")
+
+    echoed = dcmtools("echo", peer.node, *other)
+    sent = dcmtools("store", "in", "--to", peer.node, *other)
+    found = [dcmtools("find", "--node", peer.node, *stack) for stack in ((), other)]
+
+    assert [echoed.returncode, sent.returncode, *(one.returncode for one in found)] == [0] * 4
+    assert records(echoed.stdout)[0]["stack"] == "pynetdicom"
+    assert [one["state"] for one in records(sent.stdout) if "state" in one] == ["sent"] * 2
+    assert found[0].stdout == found[1].stdout != ""
+    assert [echoed.stderr, sent.stderr, found[1].stderr] == [""] * 3

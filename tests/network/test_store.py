@@ -244,6 +244,18 @@ def test_a_node_that_cannot_be_reached_or_refuses_is_said_once(tmp_path: Path, f
         list(store(items, node(acceptor.port), LOCAL, jobs=3))
 
 
+def test_each_instance_fails_for_a_node_that_cannot_be_reached_where_that_is_wanted(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    items = records_of(*write_series(tmp_path, 5))
+
+    records = list(store(items, node(free_port()), LOCAL, jobs=2, each=True))
+
+    assert states(records) == ["failed"] * 5
+    assert [record["path"] for record in records] == [item["path"] for item in items]
+    assert [record["tries"] for record in records] == [1, 0, 0, 0, 0]
+
+
 def test_a_busy_node_is_tried_again_before_it_is_given_up(tmp_path: Path) -> None:
     items = records_of(*write_series(tmp_path, 2))
 
@@ -435,7 +447,7 @@ def test_a_caller_that_goes_away_leaves_no_association_open(tmp_path: Path) -> N
     with answering(success) as (acceptor, _):
         records = store(records_of(*write_series(tmp_path, 50)), node(acceptor.port), LOCAL)
         next(records)
-        records.close()  # type: ignore[attr-defined]
+        records.close()
         wait_until(lambda: acceptor.active == 0)
 
 

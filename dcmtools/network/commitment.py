@@ -1,0 +1,269 @@
+"""Storage commitment, push model: the node takes over the responsibility for what it was sent (PS3.4 Annex J).
+
+The request goes over an association of its own. The report may come on it, or on one that the node opens to us: then
+it comes to the port at which the node knows us.
+"""
+
+import threading
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater
+from dcmtools.model.node import Local, Node
+from dcmtools.model.record import Record, type_of
+from dcmtools.model.uids import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    VERIFICATION,
+)
+from dcmtools.network import command as commands
+from dcmtools.network import status
+from dcmtools.network.acceptor import Acceptor, Policy
+from dcmtools.network.association import Association, Message, Released
+from dcmtools.network.requestor import request
+from dcmtools.network.response import Stop, never, response
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from dcmtools.network.command import Command
+
+COMMITMENT = "1.2.840.10008.1.20.1"
+_WELL_KNOWN = "1.2.840.10008.1.20.1.1"  # PS3.4 J.3.5
+_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+_REQUEST = 1
+# Instances in one request, and seconds after which those that wait for the others are asked for all the same.
+_AT_ONCE, _PATIENCE = 500, 10.0
+# Seconds for which the association of the request is kept for the report; many nodes report on another one.
+_KEPT = 5.0
+_LOOK = 0.1
+_LONGEST_REPORT = 64 << 20
+_STORED = frozenset({"sent", "warning", "skipped"})
+# Failure Reason (PS3.3 C.14.1.1).
+_REASONS = {
+    0x0110: "processing failure",
+    0x0112: "it has no such instance",
+    0x0119: "it has the instance under another SOP class",
+    0x0122: "it does not take on this SOP class",
+    0x0131: "the transaction was known already",
+    0x0213: "it has no room for it",
+}
+
+Results = Mapping[str, int]  # SOP Instance UID -> Failure Reason, 0 when it is committed
+
+
+def committed(
+    records: Iterable[Record], node: Node, local: Local, *, seconds: float, stop: Stop = never
+) -> Generator[Record]:
+    """The records of `store`, in their order, each stored instance after the node has taken it over or has not.
+
+    `committed` tells which, beside the TransactionUID; what is not committed within so many seconds has failed.
+    """
+    with ExitStack() as stack:
+        desk = _Desk(node, local)
+        stack.callback(desk.close)
+        waiting: list[Record] = []
+        since = time.monotonic()
+        for record in records:
+            since = since if waiting else time.monotonic()
+            waiting.append(record)
+            if len(waiting) >= _AT_ONCE or time.monotonic() - since > _PATIENCE:
+                yield from desk.settle(waiting, seconds, stop)
+                waiting = []
+        yield from desk.settle(waiting, seconds, stop)
+
+
+class _Desk:
+    """Where requests go out and reports come in."""
+
+    def __init__(self, node: Node, local: Local) -> None:
+        self.node, self.local = node, local
+        self._news = threading.Condition()
+        self._reports: dict[str, dict[str, int]] = {}
+        self._acceptor: Acceptor | None = None
+        self._shut: DcmtoolsError | None = None
+
+    def close(self) -> None:
+        """Takes no more reports."""
+        if self._acceptor:
+            self._acceptor.drain(1.0)
+
+    def settle(self, records: Sequence[Record], seconds: float, stop: Stop) -> Generator[Record]:
+        """The records after the node was asked to commit those that are stored."""
+        stored = {_uid(one, "SOPInstanceUID"): _uid(one, "SOPClassUID") for one in records if _is_stored(one)}
+        transaction, problem = _new_uid(), None
+        results: Results = {}
+        if stored:
+            try:
+                results = self._ask(transaction, stored, seconds, stop)
+            except DcmtoolsError as one:
+                problem = one
+        for record in records:
+            yield self._told(record, transaction, results, problem) if _is_stored(record) else record
+
+    def _ask(self, transaction: str, stored: Mapping[str, str], seconds: float, stop: Stop) -> Results:
+        self._open()
+        deadline = time.monotonic() + seconds
+        with request(self.node, self.local, [(COMMITMENT, _SYNTAXES)]) as association:
+            self._request(association, transaction, stored, stop)
+            until = min(deadline, time.monotonic() + _KEPT)
+            while transaction not in self._reports and time.monotonic() < until and not stop():
+                if association.wait(_LOOK) and not self._take_here(association):
+                    break
+        with self._news:
+            while transaction not in self._reports and time.monotonic() < deadline and not stop():
+                self._news.wait(_LOOK)
+        if transaction not in self._reports:
+            raise self._silent(seconds)
+        return self._reports.pop(transaction)
+
+    def _request(self, association: Association, transaction: str, stored: Mapping[str, str], stop: Stop) -> None:
+        """Sends the N-ACTION (PS3.7 10.1.4, PS3.4 J.3.2)."""
+        context = association.require(COMMITMENT, "storage commitment")
+        rq: Command = {
+            "RequestedSOPClassUID": COMMITMENT,
+            "CommandField": commands.N_ACTION_RQ,
+            "MessageID": association.next_message_id(),
+            "RequestedSOPInstanceUID": _WELL_KNOWN,
+            "ActionTypeID": _REQUEST,
+        }
+        association.send(context, rq, _encoded(transaction, stored, context.syntax))
+        answer = response(association, rq, stop)
+        if answer is None:
+            raise TryLater("stopped before the node had answered", "run it again")
+        if answer.command["Status"] != status.SUCCESS:
+            raise status.failure(answer.command, "N-ACTION", association.where)
+
+    def _take_here(self, association: Association) -> bool:
+        """Takes what came on the association of the request; whether it is still open: the report may need none."""
+        try:
+            self._take(association, association.receive())
+        except Released:
+            association.answer_release()
+            return False
+        except ProtocolError:
+            association.abort()
+            return False
+        return True
+
+    def _take(self, association: Association, message: Message) -> None:
+        """Takes a report and says that it has come (PS3.7 10.1.1, PS3.4 J.3.3); answers an echo, too."""
+        data = association.read_data(_LONGEST_REPORT) if message.has_data else b""
+        code = status.SUCCESS
+        if message.field == commands.N_EVENT_REPORT_RQ:
+            try:
+                transaction, results = _decoded(data, message.context.syntax)
+            except BadData:
+                code = 0x0110
+            else:
+                with self._news:
+                    self._reports[transaction] = results
+                    self._news.notify_all()
+        elif message.field != commands.C_ECHO_RQ:
+            code = status.UNRECOGNIZED_OPERATION
+        kept = ("AffectedSOPClassUID", "AffectedSOPInstanceUID", "EventTypeID")
+        rsp = {key: message.command[key] for key in kept if message.command.get(key)}
+        rsp |= {"CommandField": message.field | 0x8000, "Status": code}
+        association.send(message.context, {**rsp, "MessageIDBeingRespondedTo": message.command["MessageID"]})
+
+    def _serve(self, association: Association) -> None:
+        while True:
+            self._take(association, association.receive(idle=association.timeouts.idle))
+
+    def _open(self) -> None:
+        """Listens for reports, once; where that cannot be, they may still come on the association of the request."""
+        if self._acceptor or self._shut:
+            return
+        policy = Policy(ae_title=self.local.ae_title, choose=_choose, max_associations=8)
+        port = self.node.listen_port or self.local.port
+        try:
+            self._acceptor = Acceptor(self.local.bind, port, policy, self._serve, _ignore)
+        except DcmtoolsError as problem:
+            self._shut = problem
+        else:
+            self._acceptor.start()
+
+    def _silent(self, seconds: float) -> DcmtoolsError:
+        port = self.node.listen_port or self.local.port
+        reason = f"{self.node.where} did not report within {seconds:g} s whether it commits what it was sent"
+        if self._shut:
+            reason += f"; {self._shut.reason}, so that it could not report there"
+        advice = f"see that it knows {self.local.ae_title} at this machine's port {port}, or wait longer"
+        return TryLater(reason, advice, cause="no-report")
+
+    def _told(self, record: Record, transaction: str, results: Results, problem: DcmtoolsError | None) -> Record:
+        told = {**record, "committed": False, "TransactionUID": transaction}
+        code = results.get(_uid(record, "SOPInstanceUID"))
+        if not problem and code == 0:
+            return {**told, "committed": True}
+        if not problem:
+            words = "its report says nothing of it" if code is None else _REASONS.get(code, f"reason {code:04X}")
+            kind = TryLater if code == 0x0213 else ProtocolError
+            problem = kind(f"{self.node.where} did not commit it: {words}", "send it again", cause="not-committed")
+        failed = {"state": "failed", "cause": problem.cause, "reason": problem.reason, "exit_code": problem.exit_code}
+        return {**told, **failed, **({"advice": problem.advice} if problem.advice else {})}
+
+
+def _is_stored(record: Record) -> bool:
+    return type_of(record) in {"instance", "file"} and record.get("state") in _STORED
+
+
+def _uid(record: Record, key: str) -> str:
+    """A UID of an instance as it was sent."""
+    return str((record.get("sent_as") or {}).get(key) or record.get(key) or "")
+
+
+def _new_uid() -> str:
+    import uuid
+
+    return f"2.25.{uuid.uuid4().int}"  # PS3.5 B.2
+
+
+def _choose(abstract: str, syntaxes: tuple[str, ...]) -> str | None:
+    if abstract not in {COMMITMENT, VERIFICATION}:
+        return None
+    return next((one for one in _SYNTAXES if one in syntaxes), "")
+
+
+def _ignore(_problem: DcmtoolsError) -> None:
+    """Who else knocks at the port is nothing to the user."""
+
+
+def _encoded(transaction: str, stored: Mapping[str, str], syntax: str) -> bytes:
+    from pydicom import Dataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    made = Dataset()
+    made.TransactionUID = transaction
+    made.ReferencedSOPSequence = [_reference(sop_class, instance) for instance, sop_class in stored.items()]
+    out = DicomBytesIO()
+    out.is_little_endian, out.is_implicit_VR = True, syntax == IMPLICIT_VR_LITTLE_ENDIAN
+    write_dataset(out, made)
+    return bytes(out.getvalue())
+
+
+def _reference(sop_class: str, instance: str) -> "Dataset":
+    from pydicom import Dataset
+
+    made = Dataset()
+    made.ReferencedSOPClassUID, made.ReferencedSOPInstanceUID = sop_class, instance
+    return made
+
+
+def _decoded(data: bytes, syntax: str) -> tuple[str, dict[str, int]]:
+    """The transaction of a report, and what it says of each instance; BadData when it cannot be read."""
+    from pydicom.filereader import read_dataset
+
+    try:
+        found = read_dataset(BytesIO(data), syntax == IMPLICIT_VR_LITTLE_ENDIAN, syntax != EXPLICIT_VR_BIG_ENDIAN)
+        results = {str(one.ReferencedSOPInstanceUID): 0 for one in found.get("ReferencedSOPSequence") or ()}
+        for one in found.get("FailedSOPSequence") or ():
+            results[str(one.ReferencedSOPInstanceUID)] = int(one.get("FailureReason") or 0x0110)
+        return str(found.TransactionUID), results
+    except Exception as problem:
+        raise BadData("a report of storage commitment that cannot be read") from problem
