@@ -13,7 +13,7 @@ import pytest
 
 from dcmtools.disk.archive import Archive
 from dcmtools.disk.lock import holder
-from dcmtools.model.errors import Locked, ProtocolError, Refused, TryLater, UsageError
+from dcmtools.model.errors import Locked, ProtocolError, Refused, TryLater, Unavailable, UsageError
 from dcmtools.model.node import Local
 from dcmtools.model.uids import (
     EXPLICIT_VR_BIG_ENDIAN,
