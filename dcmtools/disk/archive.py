@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -59,6 +59,13 @@ class Incoming:
         """A name in it that nothing has yet."""
         return self.folder / temporary_name()
 
+    def make_again(self) -> None:
+        """Makes the folder again after somebody removed it; not the archive itself, whose disk may only be away."""
+        if self.folder.parent.parent.is_dir():
+            self.folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            lock = open_lock(self.folder / _LOCK)  # for as long as we live
+            flock_within(lock, 0)
+
 
 class Archive:
     """A folder with instances and their index. Nothing in it is ever overwritten, and nothing lands outside it.
@@ -99,7 +106,7 @@ class Archive:
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
         """A folder for what is being received; those of owners that died are swept away first."""
-        with self.folder(INCOMING):
+        with self._folder(INCOMING):
             pass
         place = self.root / INCOMING
         folder = place / temporary_name()
@@ -134,7 +141,7 @@ class Archive:
         items = list(items)
         uids = {str(record.get("SOPInstanceUID")) for _, record in items}
         outcomes: list[Committed | DcmtoolsError] = []
-        with self.claimed(uids):
+        with self._claimed(uids):
             known = self.index.everywhere(uids)
             events: list[Record] = []
             for temporary, record in items:
@@ -173,6 +180,15 @@ class Archive:
             raise outcome
         return outcome
 
+    def claim(self, uid: str) -> AbstractContextManager[None]:
+        """Keeps other threads away from an instance within the block."""
+        return self._claimed({uid})
+
+    def open_folder(self, place: Path) -> int:
+        """A descriptor of a folder in the archive, which is made where it is missing."""
+        with self._folder(*place.relative_to(self.root).parts) as descriptor:
+            return os.dup(descriptor)
+
     def index_state(self) -> tuple[int, int]:
         """Which file the index is and how long: it only grows, so what was read of one that is the same still holds."""
         try:
@@ -198,7 +214,7 @@ class Archive:
             raise from_os(problem, "storing in", self.root) from problem
 
     @contextmanager
-    def claimed(self, uids: set[str]) -> Iterator[None]:
+    def _claimed(self, uids: set[str]) -> Iterator[None]:
         """Keeps other threads away from these instances, and only these: the rest share the syncs of the index."""
         with self._turn:
             self._turn.wait_for(lambda: self._claims.isdisjoint(uids))
@@ -276,7 +292,7 @@ class Archive:
     def _link(self, temporary: Path, final: Path) -> bool:
         """Whether a file could be given its name."""
         try:
-            with self.folder(*final.relative_to(self.root).parts[:-1]) as folder:
+            with self._folder(*final.relative_to(self.root).parts[:-1]) as folder:
                 link_into(temporary, folder, final.name)
         except FileExistsError:
             return False
@@ -352,7 +368,7 @@ class Archive:
     def _set_aside(self, temporary: Path, record: Record) -> tuple[Path, bool]:
         """Moves a file into the quarantine, where the same data set is kept once; its path, and if it is new."""
         digest = data_set_hash(temporary)
-        with self.folder(QUARANTINE) as folder:
+        with self._folder(QUARANTINE) as folder:
             for path in self._set_aside_paths(record, digest):
                 try:
                     link_into(temporary, folder, path.name)
@@ -369,7 +385,7 @@ class Archive:
         return [self.root / QUARANTINE / f"{name}.{digest[:digits]}.dcm" for digits in (8, len(digest))]
 
     @contextmanager
-    def folder(self, *names: str) -> Iterator[int]:
+    def _folder(self, *names: str) -> Iterator[int]:
         """A folder below the root, open; made where it is missing, refused where a link stands in the way."""
         make_folders(self.root)
         descriptor = os.open(self.root, _OPEN_FOLDER)

@@ -81,6 +81,9 @@ class Desk:
     def temporary(self) -> Temporary:
         """An empty file, made ahead if possible."""
         made, self._next = self._next, None
+        if made and not os.fstat(made.descriptor).st_nlink:  # somebody tidied it away
+            os.close(made.descriptor)
+            made = None
         return made or self._made()
 
     def clear(self, file: Temporary) -> None:
@@ -101,7 +104,7 @@ class Desk:
             state = os.fstat(file.descriptor)
             if self._fsync:
                 os.fsync(file.descriptor)
-            with archive.claimed({uid}):
+            with archive.claim(uid):
                 seen = archive.index_state()
                 if not archive.index.everywhere((uid,)) and self._link(file, final):
                     place = {**path_keys(final), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
@@ -124,7 +127,12 @@ class Desk:
     def _made(self) -> Temporary:
         path = self._incoming.new_path()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return Temporary(path, os.open(path, flags, FILE_MODE), self._fsync)
+        try:
+            descriptor = os.open(path, flags, FILE_MODE)
+        except FileNotFoundError:
+            self._incoming.make_again()
+            descriptor = os.open(path, flags, FILE_MODE)
+        return Temporary(path, descriptor, self._fsync)
 
     @staticmethod
     def _remove(file: Temporary) -> None:
@@ -133,10 +141,11 @@ class Desk:
             os.unlink(file.path)
 
     def _link(self, file: Temporary, final: Path) -> bool:
-        """Whether the file could be given its name, which is then durable; its temporary one stays for `clear`."""
+        """Whether the file could be given its name, which is then durable."""
         folder = self._entered(final.parent)
         try:
             os.link(file.path, final.name, dst_dir_fd=folder, follow_symlinks=False)
+            os.unlink(file.path)
         except FileExistsError:
             return False
         except OSError as problem:
@@ -156,9 +165,8 @@ class Desk:
         if name == self._place and self._is_there(name):
             return self._folder
         self._leave()
-        with self._archive.folder(*place.relative_to(self._archive.root).parts) as descriptor:
-            found = os.fstat(descriptor)
-            self._folder = os.dup(descriptor)
+        self._folder = self._archive.open_folder(place)
+        found = os.fstat(self._folder)
         self._place, self._identity = name, (found.st_dev, found.st_ino)
         return self._folder
 

@@ -302,12 +302,12 @@ def test_folder_that_another_thread_is_making_is_not_used_before_it_is_durable(
 
     def enter() -> None:
         making.wait(5)
-        with archive.folder("study"):
+        with archive._folder("study"):
             order.append("used")
             used.set()
 
     def make() -> None:
-        with archive.folder("study"):
+        with archive._folder("study"):
             pass
 
     monkeypatch.setattr(os, "fsync", slow)

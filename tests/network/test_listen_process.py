@@ -225,6 +225,57 @@ def test_without_descriptors_it_answers_a700_does_not_spin_and_serves_again(serv
     server.stop()
 
 
+def test_with_40_descriptors_it_serves_whom_it_can_and_all_again_when_they_have_gone(serve: Serve) -> None:
+    server = serve()
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (40, 4096))
+    outside = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
+    before, begun = _seconds_of(server.process.pid), time.monotonic()
+    wait_until(lambda: time.monotonic() > begun + 1)
+    assert _seconds_of(server.process.pid) - before < 0.3
+    for one in outside:
+        one.close()
+
+    with client(server.port) as association:
+        assert send(association, encoded())["Status"] == 0
+    assert len(server.instances()) == 1
+    assert server.stop() == 0
+
+
+def test_stopped_and_continued_it_goes_on_where_it_was(serve: Serve) -> None:
+    server = serve()
+    with client(server.port) as association:
+        begin(association, encoded()[:200])
+        wait_until(lambda: left_behind(server.archive))
+        os.kill(server.process.pid, signal.SIGSTOP)
+        wait_until(lambda: _state_of(server.process.pid) == "T")
+        association.connection.write(association._fragments(1, memoryview(encoded()[200:])), 5)
+        os.kill(server.process.pid, signal.SIGCONT)
+        assert association.receive().command["Status"] == 0
+    assert [data_set(path) for path in server.instances()] == [encoded()]
+    assert server.stop() == 0
+
+
+def test_an_archive_that_goes_away_is_answered_a700_until_it_is_back(serve: Serve) -> None:
+    server = serve()
+    away = server.archive.with_name("away")
+    with client(server.port) as association:
+        assert send(association, encoded())["Status"] == 0
+        server.archive.rename(away)
+        refused = [send(association, encoded(1, 1, 1, 2), uid(1, 1, 1, 2))["Status"] for _ in range(3)]
+        assert not server.archive.exists()
+        away.rename(server.archive)
+        again = send(association, encoded(1, 1, 1, 2), uid(1, 1, 1, 2))["Status"]
+
+    assert refused == [0xA700] * 3
+    assert again == 0
+    assert len(server.instances()) == 2
+    assert server.stop() == 0
+
+
+def _state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def _seconds_of(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
