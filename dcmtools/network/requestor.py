@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from dcmtools.model.errors import Unavailable
+from dcmtools.model.errors import DcmtoolsError, Refused, Unavailable
 from dcmtools.model.node import Local, Node, check_hours
 from dcmtools.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dcmtools.network import pdu
 from dcmtools.network.association import Association, Timeouts, establish, proposals
-from dcmtools.network.upper_layer import MAX_PDU, Connection
+from dcmtools.network.upper_layer import MAX_PDU, Closed, Connection
 
 _NO_ROLES: Mapping[str, tuple[bool, bool]] = MappingProxyType({})
 
@@ -42,9 +42,25 @@ def request(
     )
     try:
         return establish(connection, asked, node.where, timeouts)
+    except Closed as problem:
+        connection.close()
+        raise _closed(problem, node) from problem
     except BaseException:
         connection.close()
         raise
+
+
+def _closed(problem: Closed, node: Node) -> DcmtoolsError:
+    """What to say of a connection that ended before the association: with TLS 1.3 a certificate is missed only then."""
+    if not node.tls or node.tls_cert:
+        return problem
+    kind = Refused if "certificate" in problem.reason.partition(": ")[2] else Closed
+    return kind(
+        f"{node.where} ended the TLS connection instead of answering: {problem.reason.partition(': ')[2]}",
+        "it may want a client certificate: set tls_cert and tls_key",
+        node=node.name,
+        cause="client-certificate",
+    )
 
 
 def connect(node: Node) -> Connection:

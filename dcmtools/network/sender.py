@@ -312,8 +312,9 @@ def _proposal(pair: Pair, seen: Iterable[Pair], also: Sequence[str]) -> list[Pai
     Implicit little endian is the default of every class (PS3.5 10.1), and a refusal can so tell what would be taken.
     `also` are further transfer syntaxes into which we could transcode.
     """
-    wanted = dict.fromkeys([pair, *seen])
-    for syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, *also):
+    uncompressed = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
+    wanted = dict.fromkeys([pair, *((pair[0], syntax) for syntax in uncompressed), *seen])
+    for syntax in (*uncompressed, *also):
         wanted |= dict.fromkeys((abstract, syntax) for abstract in dict.fromkeys(one for one, _ in wanted))
     return list(wanted)[:MAX_CONTEXTS]
 
