@@ -1,0 +1,78 @@
+"""The result, read again by another parser and held against the table (PS3.15 E.1.1): what must be gone is gone."""
+
+from collections.abc import Iterator, Set
+from io import BytesIO
+
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+
+from dcmtools.disk.dataset import Encoding
+from dcmtools.disk.part10 import PREAMBLE
+from dcmtools.disk.values import quiet
+from dcmtools.files.deidentify import table
+from dcmtools.files.deidentify.profile import STATEMENT, Profile
+from dcmtools.model.errors import Refused
+
+_META = frozenset({0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013})
+
+
+def check_meta(meta: bytes) -> None:
+    """Raises Refused when the preamble or group 0002 hold anything but what they must (PS3.15 E.1.1 step 7)."""
+    data_set = read_dataset(BytesIO(meta[PREAMBLE + 4 :]), is_implicit_VR=False, is_little_endian=True)
+    if any(meta[:PREAMBLE]) or not _META.issuperset(map(int, data_set.keys())):
+        raise _residue("the file meta information")
+
+
+def check_data_set(data: bytes, encoding: Encoding, profile: Profile, uids: Set[bytes]) -> None:
+    """Raises Refused when a data set without its pixels is not what the profile wants, or cannot be read.
+
+    `uids` are those of the source that had to be replaced.
+    """
+    try:
+        with quiet():
+            data_set = read_dataset(BytesIO(data), not encoding.explicit, not encoding.big)
+            missing = [tag for tag in STATEMENT if tag not in data_set]
+            found = next(_violations(data_set, profile, uids), 0)
+    except Exception as problem:
+        raise Refused(f"pydicom cannot read the result ({type(problem).__name__})", cause="self-check") from problem
+    if missing:
+        raise _residue("what says how it was de-identified")
+    if found:
+        raise _residue(f"({found >> 16:04X},{found & 0xFFFF:04X})")
+
+
+def _violations(data_set: Dataset, profile: Profile, uids: Set[bytes]) -> Iterator[int]:
+    """The tags of elements that should not be there, at any depth."""
+    rows, columns = table.rows(), profile.columns
+    for key, element in data_set._dict.items():  # noqa: SLF001 - as they were read: to convert them all takes ten times as long
+        tag = int(key)
+        group, own = tag >> 16, profile.own.get(tag)
+        if own:
+            pass
+        elif group & 1:
+            if not profile.retain_safe_private and not any(one >> 16 == group for one in profile.own):
+                yield tag
+        elif group < 8 or (group >> 8 in {0x50, 0x60} and "GRA" not in columns):
+            yield tag
+        elif row := rows.get(tag):
+            if not columns & row.options.keys() and row.basic == "X":
+                yield tag
+        vr = element.VR
+        if isinstance(element, RawDataElement) and vr in {"UI", None} and element.value and not own:
+            if not uids.isdisjoint(part.strip(b"\0 ") for part in element.value.split(b"\\")):
+                yield tag
+        if vr == "SQ" or (not isinstance(element, RawDataElement) and vr == "SQ") or (vr is None and row_is_sequence(tag)):
+            for item in data_set[key].value:
+                yield from _violations(item, profile, uids)
+
+
+def row_is_sequence(tag: int) -> bool:
+    """Whether a tag is a sequence by the dictionary."""
+    from dcmtools.files.deidentify.profile import vr_of
+
+    return vr_of(tag) == "SQ"
+
+
+def _residue(where: str) -> Refused:
+    return Refused(f"the self-check found what should be gone: {where}", "report this file's kind", cause="self-check")
