@@ -1,12 +1,13 @@
 """The subcommand `export`."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from dcmtools.cli.frame import INDEX_NAME, Frame, run
+from dcmtools.cli.frame import Frame, run
 from dcmtools.cli.options import Common, Selectors
 from dcmtools.cli.selection import Inputs, chosen
 from dcmtools.cli.subcommand import application
@@ -16,8 +17,8 @@ from dcmtools.model.record import Record
 PROFILE = "De-identification (PS3.15 Annex E)"
 
 
-def _profile(*names: str, **more: object) -> object:
-    return typer.Option(*names, rich_help_panel=PROFILE, **more)  # type: ignore[arg-type]
+def _profile(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=PROFILE, **more)
 
 
 def export(
@@ -88,8 +89,15 @@ def export(
     date_range: Annotated[
         int, _profile("--date-range", metavar="DAYS", min=1, max=36500, help="By how many days dates move at most.")
     ] = 3650,
+    crosswalk: Annotated[
+        Path | None,
+        _profile("--crosswalk", metavar="FILE", help="Write who became whom: JSON lines, or CSV by its name."),
+    ] = None,
+    report: Annotated[
+        Path | None, _profile("--report", metavar="FILE", help="Write what was done, without a value of the source.")
+    ] = None,
     burned_in: Annotated[
-        Literal["refuse", "quarantine", "allow"],
+        Literal["refuse", "allow"],
         _profile("--burned-in", help="What becomes of pixels that may show identity."),
     ] = "refuse",
     on_residue: Annotated[
@@ -101,7 +109,7 @@ def export(
 ) -> None:
     """Take instances out, into a folder of their own, as they are or de-identified.
 
-    The folder gets an index of its own. What is there already is left as it is; what is no instance does not come along.
+    The folder gets an index of its own. What is there already is left as it is; what is no instance stays behind.
 
     Example:
         dcmtools find --date yesterday --modality MR | dcmtools export /srv/study - --anonymize --key-file study.key
@@ -120,11 +128,13 @@ def export(
 
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.files import export as exporting
+        from dcmtools.files.crosswalk import Crosswalk
         from dcmtools.files.deidentify.instance import Settings
         from dcmtools.files.deidentify.own import own_actions
         from dcmtools.files.deidentify.profile import Profile
         from dcmtools.files.deidentify.pseudonyms import new_key as make_key
         from dcmtools.files.deidentify.pseudonyms import random_key, read_key
+        from dcmtools.files.report import Report
         from dcmtools.model.layout import parse_layout
 
         if new_key:
@@ -136,8 +146,7 @@ def export(
             return
         if out is None:
             raise UsageError("there is no folder to export to", "dcmtools export OUT - or selectors")
-        if frame.index_file == out.absolute() / INDEX_NAME:
-            raise UsageError(f"{out} is the archive itself", "export to another folder")
+        exporting.check_apart(out, frame.archive)
         settings = Settings(
             Profile(
                 retain_uids=retain_uids,
@@ -176,8 +185,21 @@ def export(
             dry_run=frame.common.dry_run,
             jobs=frame.jobs,
         )
+        if not anonymize and (crosswalk or report):
+            raise UsageError("--crosswalk and --report do nothing without --anonymize", "add --anonymize")
         items = chosen(frame, inputs, selectors, level="instance", need=True)
-        yield from exporting.export(items, out, options, stop=frame.stop)
+        with ExitStack() as stack:
+            listeners: list[exporting.Listener] = []
+            if key and report and not frame.common.dry_run:
+                listeners.append(stack.enter_context(Report(report, out, settings, key)))
+            if key and crosswalk and not frame.common.dry_run:
+                listeners.append(stack.enter_context(Crosswalk(crosswalk, out, key, settings.profile)))
+
+            def told(item: exporting.Result, record: Record) -> None:
+                for listener in listeners:
+                    listener(item, record)
+
+            yield from exporting.export(items, out, options, stop=frame.stop, told=told)
 
     run("export", common, work, listing=False)
 

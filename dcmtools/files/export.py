@@ -1,7 +1,7 @@
 """Takes instances out of the house: into a folder with a layout and an index of its own, as they are or de-identified.
 
-Nothing appears there but whole instances, each under its final name at once, and nothing is replaced. What an earlier run
-took out is left as it is. Files that are no instances, and DICOMDIRs, do not come along.
+Nothing appears there but whole instances, each under its final name at once, and nothing is replaced. What an earlier
+run took out is left as it is. Files that are no instances, and DICOMDIRs, do not come along.
 """
 
 import os
@@ -34,7 +34,8 @@ _MODULES = ("dcmtools.files.taking_out",)
 
 Stop = Callable[[], bool]
 # Hears what came of an instance, or its record in the input when it was there already, and the record that comes out.
-Listener = Callable[[Taken | NotTaken | Record, Record], None]
+Result = Taken | NotTaken | Record
+Listener = Callable[[Result, Record], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def _never() -> bool:
     return False
 
 
-def _nothing(item: Taken | NotTaken | Record, record: Record) -> None:
+def _nothing(item: Result, record: Record) -> None:
     """Nobody listens."""
 
 
@@ -252,7 +253,9 @@ class _Batch:
         items, self._items = self._items, []
         self._sync([item.staged for item, _ in items if isinstance(item, Taken) and item.staged])
         failure: DcmtoolsError | None = None
-        lines, records, folders = [], [], set()
+        lines: list[Record] = []
+        records: list[Record] = []
+        folders: set[Path] = set()
         for item, before in items:
             records += before
             try:
@@ -315,10 +318,10 @@ def _fsync(path: Path) -> None:
 
 
 def _mark_of(options: ExportOptions) -> Callable[[Record], str]:
-    """By what the index of the output knows what a file was made from; a keyed hash, which tells nothing of the source."""
+    """By what the index of the output knows what a file was made from: a keyed hash."""
     key, settings = options.key, options.settings
     if key is None or settings is None:
-        return lambda record: ""
+        return lambda _: ""
 
     def mark(record: Record) -> str:
         parts = (str(record.get(name)) for name in ("SOPInstanceUID", "size", "mtime_ns"))

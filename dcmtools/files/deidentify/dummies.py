@@ -39,7 +39,7 @@ _DUMMIES: dict[str, bytes] = {
 _DATE = re.compile(rb"(\d{4})(?:(\d{2})(\d{2})|\.(\d{2})\.(\d{2}))\Z")
 _DATE_TIME = re.compile(rb"(\d{8})((?:\d{2}){0,3}(?:\.\d{1,6})?(?:[+-]\d{4})?)\Z")
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
-# Numbers of one to three digits, with a unit or a decimal point: a thickness, an echo time; never a date or an identifier.
+# Numbers of one to three digits, with a unit or a decimal point: a thickness, an echo time; no date, no identifier.
 _MEASURE = re.compile(r"\d{1,3}(?:mm|cm|ms|s|t|hz|kv|ma|ml|deg|d|x|ch)?\Z")
 
 

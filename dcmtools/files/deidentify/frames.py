@@ -1,4 +1,4 @@
-"""The bytes of pixel data that are no samples: comments and application segments of JPEG, boxes of JPEG 2000, what follows.
+"""The bytes of pixel data that are no samples: comments and application segments of JPEG, boxes of JPEG 2000.
 
 Identity has been found in all of them. Samples are left alone: what they show, no search of bytes can tell.
 """

@@ -1,16 +1,19 @@
 """The identity that a file came with, as texts to search for; and the search, over bytes of any encoding.
 
-Strong texts are searched for anywhere: parts of names of four letters and more, identifiers of five characters and more,
-whole names. Shorter ones would be found in any text; they count only where they are a whole value. UIDs count when they
-are found whole. Case does not count. What is found is what was written: no misspelling, no translation, no picture.
+Strong texts are searched for anywhere: parts of names of four letters and more, whole names, identifiers of five
+characters and more. Shorter ones would be found in any text; they count only where they are a whole value. UIDs count
+when they are found whole. Case does not count. What is found is what was written: no misspelling, no translation, no
+picture.
 """
 
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 from urllib.parse import quote
 
 # Who and where the patient is: values of these, beside all of VR PN, are searched for in what is written.
@@ -38,11 +41,77 @@ _OVERLAY_BIT_POSITION = 0x0102
 
 _LETTERS, _CHARACTERS = 4, 5
 _ROOT = 12
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 # Parts of names and addresses that are in every text: they name nobody.
 _COMMON = frozenset(
-    ["anon", "anonymous", "anonymized", "anonymised", "patient", "unknown", "none", "null", "test", "phantom", "name", "doctor", "prof", "hospital", "clinic", "klinik", "klinikum", "university", "universitaet", "universität", "institute", "institut", "department", "radiology", "radiologie", "medical", "medicine", "center", "centre", "zentrum", "street", "strasse", "straße", "road", "avenue", "city", "saint", "santa", "north", "south", "east", "west", "general", "imaging", "health", "care", "school", "research", "removed", "head", "brain", "body", "neck", "chest", "abdomen", "spine", "pelvis", "knee", "male", "female", "left", "right", "service", "service"]
+    [
+        "anon",
+        "anonymous",
+        "anonymized",
+        "anonymised",
+        "patient",
+        "unknown",
+        "none",
+        "null",
+        "test",
+        "phantom",
+        "name",
+        "doctor",
+        "prof",
+        "hospital",
+        "clinic",
+        "klinik",
+        "klinikum",
+        "university",
+        "universitaet",
+        "universität",
+        "institute",
+        "institut",
+        "department",
+        "radiology",
+        "radiologie",
+        "medical",
+        "medicine",
+        "center",
+        "centre",
+        "zentrum",
+        "street",
+        "strasse",
+        "straße",
+        "road",
+        "avenue",
+        "city",
+        "saint",
+        "santa",
+        "north",
+        "south",
+        "east",
+        "west",
+        "general",
+        "imaging",
+        "health",
+        "care",
+        "school",
+        "research",
+        "removed",
+        "head",
+        "brain",
+        "body",
+        "neck",
+        "chest",
+        "abdomen",
+        "spine",
+        "pelvis",
+        "knee",
+        "male",
+        "female",
+        "left",
+        "right",
+        "service",
+        "service",
+    ]
 )
 
 
@@ -95,7 +164,7 @@ class Identity:
         kept = other.strong | other.short
         return Identity(self.strong - kept, self.short - kept)
 
-    def is_in(self, data: bytes, uids: Set[bytes] = frozenset(), *, dense: bool = False) -> bool:
+    def is_in(self, data: bytes, uids: AbstractSet[bytes] = frozenset(), *, dense: bool = False) -> bool:
         """Whether a strong text or one of the UIDs stands anywhere in these bytes, in any case, as UTF-16 or escaped.
 
         `dense` are bytes that may be any: there a text of less than six bytes would be found by chance.
@@ -200,14 +269,14 @@ def _framed(text: str) -> Iterator[bytes]:
     for padding in (b" ", b"\0"):
         value = raw + padding * (len(raw) % 2)
         for vr in (b"lo", b"sh", b"st", b"lt", b"pn", b"cs", b"ae"):
-            for order in ("little", "big"):
+            for order in _ORDERS:
                 yield vr + len(value).to_bytes(2, order) + value
         for vr in (b"ut", b"uc"):
-            for order in ("little", "big"):
+            for order in _ORDERS:
                 yield vr + b"\0\0" + len(value).to_bytes(4, order) + value
 
 
-def _has_uid(data: bytes, uids: Set[bytes]) -> bool:
+def _has_uid(data: bytes, uids: AbstractSet[bytes]) -> bool:
     """Whether one of these UIDs stands there as a whole; to look for the roots first takes a tenth of the time."""
     roots = {uid[:_ROOT] for uid in uids}
     return any(root in data for root in roots) and not uids.isdisjoint(_UIDS.findall(data))

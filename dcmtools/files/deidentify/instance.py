@@ -25,7 +25,7 @@ from dcmtools.model.names import is_uid
 from dcmtools.model.record import Record
 from dcmtools.model.uids import MEDIA_STORAGE_DIRECTORY, storage_class
 
-BurnedIn = Literal["refuse", "quarantine", "allow"]
+BurnedIn = Literal["refuse", "allow"]
 
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080005, 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _PATIENT_ID, _ISSUER = 0x00100020, 0x00100021
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one instance: its index keys as they are now. Only `old` tells of the source, for the crosswalk."""
+    """What became of one instance: its index keys as they are. Only `old` tells of the source, for the crosswalk."""
 
     record: Record
     old: dict[str, str] = field(repr=False)
@@ -269,12 +269,12 @@ def _write(target: Path, meta: bytes, pieces: list[Piece], instance: _Source) ->
         if instance.encoding.deflated:
             _write_all(descriptor, [meta, *_deflated(pieces, instance.read)])
             return
-        _write_all(descriptor, _as_read([meta, *pieces], instance, descriptor))
+        _write_all(descriptor, _as_read([meta, *pieces], instance))
     finally:
         os.close(descriptor)
 
 
-def _as_read(pieces: list[Piece], instance: _Source, descriptor: int) -> Iterator[bytes]:
+def _as_read(pieces: list[Piece], instance: _Source) -> Iterator[bytes]:
     """The pieces as bytes, joined where they are small; long stretches in blocks."""
     held: list[bytes] = []
     for piece in pieces:

@@ -28,7 +28,7 @@ _SCANNED = frozenset({"CT", "MR", "PT", "NM"})
 _SCREEN_WORDS = ("SAVE", "SCREEN", "CAPTURE", "DOSE", "SNAPSHOT", "REPORT")
 
 
-def risk(found: Mapping[int, Element], sop_class: str) -> str:
+def risk(found: Mapping[int, Element], sop_class: str) -> str:  # noqa: PLR0911 - one line a reason
     """Why the pixels of an instance may show identity; nothing when they do not, or are said not to.
 
     What an instance says with Burned In Annotation counts before all else.
@@ -41,7 +41,7 @@ def risk(found: Mapping[int, Element], sop_class: str) -> str:
     if kind := _risky_class(sop_class):
         return f"it is {kind}, and does not say that nothing is burned in"
     if _text(found, CONVERSION):
-        return "it was converted from film, video or a screen (Conversion Type), and does not say that nothing is burned in"
+        return "it was converted from film or a screen (Conversion Type), and does not say that nothing is burned in"
     types = [word.strip().upper() for word in _text(found, IMAGE_TYPE).split("\\")]
     if any(screen in word for word in types for screen in _SCREEN_WORDS):
         return "it is a screen save by its Image Type, and does not say that nothing is burned in"

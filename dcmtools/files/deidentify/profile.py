@@ -119,7 +119,7 @@ class Profile:
         """Longitudinal Temporal Information Modified (0028,0303)."""
         return {"none": "REMOVED", "full": "UNMODIFIED", "modified": "MODIFIED"}[self.retain_dates]
 
-    def action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood = "keep") -> Action:
+    def action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood = "keep") -> Action:  # noqa: PLR0911 - one line a rule
         """What becomes of an element with this VR as it is written ("" where none is) in this sequence (0: in none)."""
         group, element = tag >> 16, tag & 0xFFFF
         if own := self.own.get(tag):
@@ -162,7 +162,7 @@ class Profile:
             return KEEP if vr == "TM" else Action("S")
         return Action("W") if vr in TEXT or vr == "CS" else DUMMY
 
-    def _unlisted(self, tag: int, vr: str, known: str, mood: Mood) -> Action:
+    def _unlisted(self, tag: int, vr: str, known: str, mood: Mood) -> Action:  # noqa: PLR0911 - one line a VR
         """What becomes of an element that the table does not have: by its VR, as written and as it should be."""
         vrs = {vr, known}
         if vr == "SQ":
@@ -198,7 +198,7 @@ _CODED = {ACCESSION: "accession", STUDY_ID: "study-id"}
 
 
 def _vr_of(tag: int) -> str:
-    """The VR that the dictionary gives a tag, the first where it gives several; nothing for a tag that it does not have."""
+    """The VR that the dictionary gives a tag, the first where it gives several; nothing for an unknown tag."""
     entry = DicomDictionary.get(tag)
     return str(entry[0]).split(" or ")[0] if entry else ""
 

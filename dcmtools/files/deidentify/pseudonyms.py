@@ -1,7 +1,8 @@
 """Keyed pseudonyms: what takes the place of UIDs, identifiers and dates, the same wherever the same key is used.
 
-HMAC-SHA-256 with a word in front of what is hashed, so that equal texts of different kinds have nothing in common. There
-is no state: two machines with one key agree without talking. Without the key nobody can try out names (PS3.15 E.1.1).
+HMAC-SHA-256 with a word in front of what is hashed, so that equal texts of different kinds have nothing in common.
+There is no state: two machines with one key agree without talking. Without the key nobody can try out names
+(PS3.15 E.1.1).
 """
 
 import base64

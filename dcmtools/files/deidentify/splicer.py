@@ -123,10 +123,7 @@ class Rules:
         """What becomes of elements with this tag and written VR."""
         known = vr_of(tag)
         vr = known if written in {b"", b"UN"} else written.decode()
-        if place.explicit:
-            head = _SHORT if written in SHORT_VRS else _LONG
-        else:
-            head = _BARE
+        head = (_SHORT if written in SHORT_VRS else _LONG) if place.explicit else _BARE
         action = self.profile.action(tag, vr, place.parent, self.sop_class, place.mood)
         kind = kind_of(tag, vr) or kind_of(tag, known)
         letter = self._letter(tag, vr, action, place, kind)
@@ -165,7 +162,7 @@ class Spliced:
 
 
 class Splicer:
-    """One data set on its way through the rules. `identity` is what kept texts are searched for, where the rules say so."""
+    """One data set on its way through the rules. Kept texts are searched for `identity`, where the rules say so."""
 
     def __init__(
         self, rules: Rules, key: Key, subject: Subject, identity: Identity | None = None, flags: str = "YES"
@@ -216,7 +213,7 @@ class Splicer:
         out += self._what_is_due(_NEVER)
         return self.done
 
-    def _elements(self, pos: int, end: int, out: list[Piece], place: Place) -> int:  # noqa: C901 - the hot loop
+    def _elements(self, pos: int, end: int, out: list[Piece], place: Place) -> int:  # noqa: C901, PLR0912, PLR0915 - the hot loop
         """Appends what becomes of the elements up to `end` or to the item's delimiter; where it stopped.
 
         At the top level it also stops before pixel data, and before what the window does not hold to its end.
@@ -238,7 +235,7 @@ class Splicer:
             key = data[pos : pos + width]
             rule = rules.get(key)
             if rule is None:
-                rule = self._new_rule(key, pos, end, place)
+                rule = self._new_rule(key, pos, place)
                 if rule is None:
                     break
             letter, tag, head, *_ = rule
@@ -282,7 +279,7 @@ class Splicer:
                     break
                 raise
             if new is not None:
-                counts[letter] += 1
+                counts["X" if letter == "-" else letter] += 1
                 if run < pos:
                     out.append(data[run:pos])
                 if new:
@@ -293,8 +290,8 @@ class Splicer:
             out.append(data[run:pos])
         return pos
 
-    def _new_rule(self, key: bytes, pos: int, end: int, place: Place) -> Rule | None:
-        """The rule for an element that was not met before at this place; None at an item's end, or where zeros begin."""
+    def _new_rule(self, key: bytes, pos: int, place: Place) -> Rule | None:
+        """The rule for an element that is new at this place; None at an item's end, or where zeros begin."""
         group, element = self._u16(key, 0)[0], self._u16(key, 2)[0]
         tag = group << 16 | element
         if tag == _ITEM_END or (tag == 0 and place.parent == 0 and not any(self._data[pos : pos + 8])):
@@ -325,10 +322,10 @@ class Splicer:
             self._note(rule, raw)
         return self._value(rule, raw), start + length
 
-    def _value(self, rule: Rule, raw: bytes) -> bytes | None:
+    def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911 - one line a letter
         """The new element for a rule's letter; None where the old one stays."""
         match rule.letter:
-            case "X":
+            case "X" | "-":
                 return b""
             case "Z":
                 return self._made(rule, b"") if raw else None
@@ -412,7 +409,7 @@ class Splicer:
         return None if (group, element & 0xFF) in places else b""
 
     def _graphic(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
-        """What becomes of an element of a curve or an overlay under Clean Graphics: no text, no bitmap but of a region."""
+        """What becomes of a part of a curve or an overlay under Clean Graphics: no text, bitmaps of regions only."""
         element = rule.tag & 0xFFFF
         if rule.tag >> 24 == 0x60 and element == _OVERLAY_TYPE:
             blocks[rule.tag >> 16] = raw.decode("latin_1").strip("\0 ")
@@ -446,9 +443,12 @@ class Splicer:
             return self._made(rule, items), stop
         return self._data[pos:start] + items + self._pack_bare.pack(0xFFFE, 0xE0DD, 0), stop
 
-    def _items(self, pos: int, end: int, place: Place, *, delimited: bool) -> tuple[bytes | None, int]:
+    def _items(  # noqa: C901 - an item can end in two ways
+        self, pos: int, end: int, place: Place, *, delimited: bool
+    ) -> tuple[bytes | None, int]:
         """The items as they become, None when nothing changed in them; and the position behind the sequence."""
-        data, decoder, out, changed = self._data, self._decoder, [], False
+        data, decoder, changed = self._data, self._decoder, False
+        out: list[bytes] = []
         while pos < end:
             group, element, length = self._head(pos, end)
             tag = group << 16 | element
@@ -507,13 +507,13 @@ class Splicer:
         """Notes the place of pixel data, or of a long value that stays or goes as a whole; the position behind it."""
         data = self._data
         key = data[: 6 if top.explicit else 4]
-        rule = top.rules.get(key) or self._new_rule(key, 0, end - base, top)
+        rule = top.rules.get(key) or self._new_rule(key, 0, top)
         if rule is None:
             return None
         if rule.head == _SHORT:
             return None
         head = rule.head or 8
-        length = self._u32(data, head - 4)[0]
+        length: int = self._u32(data, head - 4)[0]
         if rule.letter == "B":
             out += self._what_is_due(rule.tag)
             stop = base + head + length if length != _UNDEFINED else fragments_end(read, base + head, end, self._bare)
@@ -521,13 +521,13 @@ class Splicer:
                 raise self._overrun(rule.tag, is_top=True)
             out.append(Stretch(base, stop - base, pixels=True))
             return stop
-        if rule.vr == "SQ" or length == _UNDEFINED or length < BULK or rule.letter not in "KXDZ":
+        if rule.vr == "SQ" or length == _UNDEFINED or length < BULK or rule.letter not in "KXDZ-":
             return None
         stop = base + head + length
-        self.done.counts[rule.letter] += rule.letter != "K"
+        self.done.counts["X" if rule.letter == "-" else rule.letter] += rule.letter != "K"
         if rule.letter == "K":
             out.append(Stretch(base, stop - base, pixels=False))
-        elif rule.letter != "X":
+        elif rule.letter not in "X-":
             out.append(self._made(rule, dummy(rule.vr) if rule.letter == "D" else b""))
         return stop
 
@@ -546,7 +546,7 @@ class Splicer:
             yield self._due.pop(0)[1]()
 
     def _statement(self) -> bytes:
-        """Patient Identity Removed and the De-identification Methods, behind those of whoever did it before (PS3.15 E.1.1)."""
+        """Patient Identity Removed and the De-identification Methods, behind those of earlier ones (PS3.15 E.1.1)."""
         profile = self._rules.profile
         methods = [one for one in self._methods.split(b"\\") if one]
         methods += [method for method in [METHOD.encode()] if method not in methods]

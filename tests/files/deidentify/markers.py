@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from struct import pack
 
-from pydicom.datadict import DicomDictionary
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 LONG = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
@@ -79,7 +79,12 @@ class Writer:
         ]
         given = [part for part in parts if part]
         tags = {self.tag_of(part) for part in given}
-        data = b"".join(sorted([*given, *(part for part in own if self.tag_of(part) not in tags)], key=self.tag_of))
+        data = b"".join(
+            sorted(
+                [*given, *(part for part in own if self.tag_of(part) not in tags)],
+                key=lambda part: self.tag_of(bytes(part)),
+            )
+        )
         plain = Writer()
         group = plain.element(0x00020002, "UI", MR.encode()) + plain.element(0x00020003, "UI", INSTANCE.encode())
         group += plain.element(0x00020010, "UI", SYNTAXES[self.encoding].encode()) + meta
@@ -108,7 +113,7 @@ def vr_of(tag: int) -> str:
 
 
 def value_for(vr: str, number: int, order: str = "<") -> tuple[bytes, bytes]:
-    """A value that is valid for a VR and like no other, and how it is found again; nothing where it cannot be marked."""
+    """A value that is valid for a VR and like no other, and how it is found; nothing where it cannot be marked."""
     if vr in NUMBERS:
         return pack(order + NUMBERS[vr], 7), b""
     # Further apart than any dates are moved.
@@ -128,7 +133,7 @@ def value_for(vr: str, number: int, order: str = "<") -> tuple[bytes, bytes]:
         "AT": b"\1\2\3\4",
     }
     value = texts.get(vr, b"zaq%04dkey" % number)
-    return value, b"" if vr in {"AT"} else value
+    return value, b"" if vr == "AT" else value
 
 
 def write(folder: Path, data: bytes) -> Path:

@@ -102,10 +102,23 @@ def test_nothing_is_left_of_private_elements(encoding: str, tmp_path: Path) -> N
         tag = group << 16
         return [
             writer.marked(tag | 0x10, f"creator {group}", "LO"),
-            *(writer.marked(tag | 0x1000 | number, f"private {group} {vr}", vr) for number, vr in enumerate(("LO", "PN", "UT", "UN", "OB", "ST", "UI"), 1)),
-            writer.sequence(tag | 0x1020, writer.item(writer.marked(0x00100010, f"in private {group}"), writer.marked(tag | 0x1001, f"in private {group}", "LO"))),
-            writer.sequence(tag | 0x1021, writer.item(writer.marked(0x00100020, f"in endless {group}"), undefined=True), undefined=True),
-        ]  # fmt: skip
+            *(
+                writer.marked(tag | 0x1000 | number, f"private {group} {vr}", vr)
+                for number, vr in enumerate(("LO", "PN", "UT", "UN", "OB", "ST", "UI"), 1)
+            ),
+            writer.sequence(
+                tag | 0x1020,
+                writer.item(
+                    writer.marked(0x00100010, f"in private {group}"),
+                    writer.marked(tag | 0x1001, f"in private {group}", "LO"),
+                ),
+            ),
+            writer.sequence(
+                tag | 0x1021,
+                writer.item(writer.marked(0x00100020, f"in endless {group}"), undefined=True),
+                undefined=True,
+            ),
+        ]
 
     parts = [
         *private(0x0009),
@@ -184,9 +197,14 @@ def test_report_keeps_its_structure_and_nothing_of_its_words(tmp_path: Path) -> 
             (b"DATETIME", 0x0040A120),
         )
         return [
-            writer.item(writer.element(0x0040A010, "CS", b"CONTAINS"), writer.element(0x0040A040, "CS", kind), name, writer.marked(tag, place))
+            writer.item(
+                writer.element(0x0040A010, "CS", b"CONTAINS"),
+                writer.element(0x0040A040, "CS", kind),
+                name,
+                writer.marked(tag, place),
+            )
             for kind, tag in kinds
-        ]  # fmt: skip
+        ]
 
     deep = writer.sequence(0x0040A730, *content("deeper"))
     parts = writer.sequence(

@@ -31,7 +31,7 @@ def test_options_have_the_codes_of_the_edition() -> None:
 
 
 def test_each_row_is_that_of_another_source() -> None:
-    from dicomanonymizer.dicom_anonymization_databases import dicomfields_2024b as other
+    from dicomanonymizer.dicom_anonymization_databases import dicomfields_2024b as other  # type: ignore[import-untyped]
 
     lists = {
         "D": other.D_TAGS, "Z": other.Z_TAGS, "X": other.X_TAGS, "U": other.U_TAGS, "Z/D": other.Z_D_TAGS,
