@@ -165,7 +165,7 @@ class TestDeidentified:
         again = dcmtools("export", "out", "scans", "--anonymize")
 
         assert (first.returncode, again.returncode) == (0, 73)
-        assert "this run alone" in first.stderr
+        assert "of this run alone" in first.stderr
         assert "not empty" in again.stderr
 
     def test_another_key_does_not_fit(self, dcmtools: RunDcmtools, scans: Path, key: Path) -> None:
@@ -266,3 +266,60 @@ def test_next_run_clears_what_a_killed_one_left(dcmtools: RunDcmtools, scans: Pa
 
     assert not left.parent.exists()
     assert os.listdir(tmp_path / "out")
+
+
+class TestVerify:
+    def test_deidentified_folder_has_nothing_of_its_sources(
+        self, dcmtools: RunDcmtools, scans: Path, key: Path
+    ) -> None:
+        made = ("export", "out", "scans", "--anonymize", "--key-file", key, "--crosswalk", "walk.csv")
+        dcmtools(*made)
+
+        done = dcmtools("export", "out", "--verify", "scans", "--crosswalk", "walk.csv")
+
+        assert done.returncode == 0, done.stderr
+        assert {one["state"] for one in records(done.stdout, "file")} == {"verified"}
+
+    @pytest.mark.parametrize("name", ["2.dcm", "Doeling.txt"])
+    def test_what_was_put_there_by_others_is_found(
+        self, name: str, dcmtools: RunDcmtools, scans: Path, key: Path, tmp_path: Path
+    ) -> None:
+        dcmtools("export", "out", "scans", "--anonymize", "--key-file", key)
+        source = scans / "DOE_JOHN" / "1-1-1-1.dcm"
+        (tmp_path / "out" / name).write_bytes(source.read_bytes() if name.endswith(".dcm") else b"a letter")
+
+        done = dcmtools("export", "out", "--verify", "scans")
+
+        assert done.returncode == 3
+        assert [Path(one["path"]).name for one in records(done.stdout, "error")] == [name]
+
+    def test_plain_export_does_not_pass(self, dcmtools: RunDcmtools, scans: Path) -> None:
+        dcmtools("export", "out", "scans")
+
+        assert len(records(dcmtools("export", "out", "--verify", "scans").stdout, "error")) >= 6
+
+
+def test_regions_of_risky_pixels_are_blanked_and_it_is_said(dcmtools: RunDcmtools, tmp_path: Path) -> None:
+    capture = pydicom.uid.SecondaryCaptureImageStorage
+    source = write_instance(tmp_path / "in" / "a.dcm", SOPClassUID=capture, side=16, Manufacturer="Acme Ltd")
+    write_instance(tmp_path / "in" / "b.dcm", 2, SOPClassUID=capture, side=16, Manufacturer="Other")
+    rules = [{"Manufacturer": "ACME*", "Rows": 16, "Columns": 16, "regions": [[4, 0, 100, 3]]}]
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+
+    done = dcmtools("export", "out", "in", "--anonymize", "--clean-pixel-data", "rules.json")
+
+    (path,) = (tmp_path / "out").rglob("*.dcm")
+    read, before = pydicom.dcmread(path), pydicom.dcmread(source)
+    expected = before.pixel_array.copy()
+    expected[:3, 4:] = 0
+    assert [one["cause"] for one in records(done.stdout, "error")] == ["burned-in"]
+    assert (read.pixel_array == expected).all()
+    assert read.BurnedInAnnotation == "NO"
+    assert [code.CodeValue for code in read.DeidentificationMethodCodeSequence] == ["113100", "113101"]
+
+
+def test_rules_that_cannot_be_used_are_told(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+    for text in ("[", '[{"Model": "x", "regions": [[0, 0, 1, 1]]}]', '[{"regions": [[0, 0, 0, 1]]}]', '[{"Rows": 1}]'):
+        (tmp_path / "rules.json").write_text(text)
+
+        assert dcmtools("export", "out", "scans", "--anonymize", "--clean-pixel-data", "rules.json").returncode == 78

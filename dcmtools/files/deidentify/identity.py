@@ -185,11 +185,11 @@ class Identity:
         low = data.lower()
         return any(one in low for one in self.framed)
 
-    def is_in_value(self, raw: bytes, text: str) -> bool:
+    def is_in_value(self, raw: bytes, text: str, uids: AbstractSet[bytes] = frozenset()) -> bool:
         """Whether the value of a text element is, or holds, any of it."""
         parts = (part.strip().casefold() for part in text.split("\\"))
         whole = any(part in self._whole or part.replace("^", " ").strip() in self._whole for part in parts)
-        return whole or self.is_in(raw) or self.is_in(text.encode("utf-8", "surrogatepass"))
+        return whole or self.is_in(raw, uids) or self.is_in(text.encode("utf-8", "surrogatepass"))
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,8 @@
 import os
 import zlib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
@@ -13,7 +15,7 @@ from dcmtools.disk.dataset import Encoding, Walk
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
 from dcmtools.disk.values import Element, decoder_for
-from dcmtools.files.deidentify import frames, pixels
+from dcmtools.files.deidentify import frames, pixels, regions
 from dcmtools.files.deidentify.check import check_data_set, check_meta
 from dcmtools.files.deidentify.identity import Identity, identity_of
 from dcmtools.files.deidentify.profile import Profile
@@ -23,7 +25,14 @@ from dcmtools.model.errors import BadData, Refused
 from dcmtools.model.keys import BY_TAG, LAST_TAG
 from dcmtools.model.names import is_uid
 from dcmtools.model.record import Record
-from dcmtools.model.uids import MEDIA_STORAGE_DIRECTORY, storage_class
+from dcmtools.model.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    MEDIA_STORAGE_DIRECTORY,
+    storage_class,
+)
 
 BurnedIn = Literal["refuse", "allow"]
 
@@ -33,12 +42,22 @@ _LAST = 0x00280302
 _WANTED = frozenset(
     {
         _CHARSET, _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES, _PATIENT_ID, _ISSUER, pixels.IMAGE_TYPE, pixels.MODALITY,
-        pixels.CONVERSION, pixels.BURNED_IN, 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
+        pixels.CONVERSION, pixels.BURNED_IN, 0x00080070, 0x00081090,
+        0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
     }
 )  # fmt: skip
 _LONG_HEAD = Struct("<I")
 _UNDEFINED = 0xFFFFFFFF
 _COPY = 1 << 20
+_NUMBERS = frozenset({0x00280002, 0x00280006, 0x00280010, 0x00280011, 0x00280100})
+_NATIVE = frozenset(
+    {
+        IMPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_BIG_ENDIAN,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,7 @@ class Settings:
     burned_in: BurnedIn = "refuse"
     on_residue: Literal["clean", "refuse"] = "clean"
     allow_private_sop: bool = False
+    blanking: tuple[regions.Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +103,7 @@ class Deidentifier:
 
     def __init__(self, key: Key, settings: Settings) -> None:
         self._key, self._settings = key, settings
-        self._rules: dict[tuple[str, Encoding, bool], Rules] = {}
+        self._rules: dict[tuple[str, Encoding, bool, bool], Rules] = {}
 
     def deidentify(self, source: str | os.PathLike[str], target: Path | None) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
@@ -94,11 +114,19 @@ class Deidentifier:
             BadData: the source is no instance, or is damaged.
             Refused: its pixels may show identity, or the result did not pass the check; nothing is left at `target`.
         """
-        with opened(source, follow=True) as (file, _):
+        with ExitStack() as stack:
+            file, _ = stack.enter_context(opened(source, follow=True))
             instance = _read(file)
             self._check_kind(instance)
+            rule = self._rule_for(instance)
+            if rule and target and _is_encapsulated(instance.syntax):
+                native = target.with_name(f"{target.name}-native")
+                regions.decoded(os.fspath(source), native)
+                stack.callback(native.unlink, missing_ok=True)
+                file, _ = stack.enter_context(opened(native))
+                instance = _read(file)
             subject, known = self._subject(instance)
-            flags = self._flags(instance)
+            flags = "CLEANED" if rule else self._flags(instance)
             done, identity = self._spliced(instance, subject, flags)
             outcome = self._outcome(instance, subject, known, done, flags)
             meta = encode_meta(instance.sop_class, str(outcome.record["SOPInstanceUID"]), instance.syntax)
@@ -106,7 +134,7 @@ class Deidentifier:
             if target is None:
                 return outcome
             try:
-                _write(target, meta, done.pieces, instance)
+                _write(target, meta, done.pieces, instance, rule)
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
@@ -116,6 +144,16 @@ class Deidentifier:
         if not storage_class(instance.sop_class) and not self._settings.allow_private_sop:
             reason = "its SOP Class is not one of the standard's storage classes, so that nobody knows what it holds"
             raise Refused(reason, "see --allow-private-sop", cause="private-sop-class")
+
+    def _rule_for(self, instance: _Source) -> regions.Rule | None:
+        """The rule by which regions of its pixels are to be blanked."""
+        if not self._settings.blanking:
+            return None
+        told = {key: _told(instance, tag) for key, tag in regions.KEYS.items()}
+        rule = next((rule for rule in self._settings.blanking if rule.matches(told)), None)
+        if rule and not _is_encapsulated(instance.syntax):
+            regions.check_can_be_blanked(_raster(instance))
+        return rule
 
     def _flags(self, instance: _Source) -> str:
         """YES when the pixels show no identity as far as is known, NO when the user allowed what says that it does."""
@@ -145,7 +183,7 @@ class Deidentifier:
         identity = identity_of(frozenset(done.values)).without(identity_of(frozenset(done.kept)))
         if self._needs_another_look(instance, done, identity):
             before = done
-            done = self._once(instance, subject, flags, identity)
+            done = self._once(instance, subject, flags, identity, done.uids)
             done.values |= before.values
             if done.cleaned and self._settings.on_residue == "refuse":
                 raise Refused(
@@ -159,15 +197,24 @@ class Deidentifier:
             return True
         if profile.retain_patient_characteristics or (identity.short and not instance.encoding.explicit):
             return True
-        data = _without_pixels(done.pieces)
+        data = _without(_without_pixels(done.pieces), done.own)
         return identity.is_in(data, done.uids) or identity.may_be_a_value_in(data)
 
-    def _once(self, instance: _Source, subject: Subject, flags: str, identity: Identity | None = None) -> Spliced:
+    def _once(
+        self,
+        instance: _Source,
+        subject: Subject,
+        flags: str,
+        identity: Identity | None = None,
+        uids: AbstractSet[bytes] = frozenset(),
+    ) -> Spliced:
         encoding, searching = instance.encoding._replace(deflated=False), identity is not None
-        key = (instance.sop_class, encoding, searching)
+        cleaned = flags == "CLEANED"
+        key = (instance.sop_class, encoding, searching, cleaned)
         if key not in self._rules:
-            self._rules[key] = Rules(self._settings.profile, instance.sop_class, encoding, searching=searching)
-        splicer = Splicer(self._rules[key], self._key, subject, identity, flags)
+            profile, sop_class = self._settings.profile, instance.sop_class
+            self._rules[key] = Rules(profile, sop_class, encoding, searching=searching, cleaned=cleaned)
+        splicer = Splicer(self._rules[key], self._key, subject, identity, uids, flags)
         return splicer.through(instance.read, instance.start, instance.end)
 
     def _outcome(
@@ -181,7 +228,10 @@ class Deidentifier:
             actions=dict(done.counts),
             cleaned=tuple(dict.fromkeys(done.cleaned)),
             spoiled=tuple(dict.fromkeys(done.spoiled)),
-            codes=tuple(code for code in profile.codes if flags != "NO" or code != "113100"),
+            codes=(
+                *(code for code in profile.codes if flags != "NO" or code != "113100"),
+                *(("113101",) if flags == "CLEANED" else ()),
+            ),
         )
 
     def _check(self, instance: _Source, meta: bytes, done: Spliced, identity: Identity) -> None:
@@ -191,7 +241,7 @@ class Deidentifier:
         check_data_set(data, instance.encoding, self._settings.profile, done.uids)
         if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
             raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
-        if identity.is_in(meta + data, done.uids):
+        if identity.is_in(meta + _without(data, done.own), done.uids):
             raise Refused("identity of the source is left in the result", "see --report", cause="residue")
         for stretch in done.pieces:
             if isinstance(stretch, Stretch):
@@ -249,6 +299,13 @@ def _without_pixels(pieces: list[Piece]) -> bytes:
     return b"".join(piece for piece in pieces if isinstance(piece, bytes))
 
 
+def _without(data: bytes, own: list[bytes]) -> bytes:
+    """The bytes less what the engine says of itself: a patient may be called Basic."""
+    for one in own:
+        data = data.replace(one, b"")
+    return data
+
+
 def _beside_samples(instance: _Source, stretch: Stretch) -> Iterator[tuple[bytes, bool]]:
     """The bytes of what is copied that are no samples."""
     read, position, stop = instance.read, stretch.position, stretch.position + stretch.size
@@ -263,23 +320,51 @@ def _beside_samples(instance: _Source, stretch: Stretch) -> Iterator[tuple[bytes
         yield from frames.excess(read, min(stop, position + size + told), stop)
 
 
-def _write(target: Path, meta: bytes, pieces: list[Piece], instance: _Source) -> None:
+def _is_encapsulated(syntax: str) -> bool:
+    return syntax not in _NATIVE
+
+
+def _told(instance: _Source, tag: int) -> str:
+    raw = instance.found.get(tag, (b"", b""))[1]
+    if tag in _NUMBERS:
+        return str(int.from_bytes(raw, "big" if instance.encoding.big else "little"))
+    return _text(instance, tag)
+
+
+def _raster(instance: _Source) -> regions.Raster:
+    frames = _text(instance, 0x00280008)
+    rows, columns, samples, bits, planar = (
+        int(_told(instance, tag) or 0) for tag in (0x00280010, 0x00280011, 0x00280002, 0x00280100, 0x00280006)
+    )
+    count = int(frames) if frames.isdecimal() else 1
+    return regions.Raster(rows, columns, samples, bits, count, bool(planar), _text(instance, 0x00280004))
+
+
+def _write(target: Path, meta: bytes, pieces: list[Piece], instance: _Source, rule: regions.Rule | None = None) -> None:
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         if instance.encoding.deflated:
-            _write_all(descriptor, [meta, *_deflated(pieces, instance.read)])
+            _write_all(descriptor, [meta, *_deflated(_as_read(pieces, instance, rule))])
             return
-        _write_all(descriptor, _as_read([meta, *pieces], instance))
+        _write_all(descriptor, _as_read([meta, *pieces], instance, rule))
     finally:
         os.close(descriptor)
 
 
-def _as_read(pieces: list[Piece], instance: _Source) -> Iterator[bytes]:
+def _as_read(pieces: list[Piece], instance: _Source, rule: regions.Rule | None) -> Iterator[bytes]:
     """The pieces as bytes, joined where they are small; long stretches in blocks."""
     held: list[bytes] = []
     for piece in pieces:
         if isinstance(piece, bytes):
             held.append(piece)
+            continue
+        if rule and piece.pixels:
+            head = 12 if instance.encoding.explicit else 8
+            held.append(bytes(instance.read(piece.position, head)))
+            yield b"".join(held)
+            held = []
+            start, stop = piece.position + head, piece.position + piece.size
+            yield from regions.blanked(instance.read, start, stop, _raster(instance), rule.regions)
             continue
         if piece.size <= _COPY:
             held.append(bytes(instance.read(piece.position, piece.size)))
@@ -291,12 +376,11 @@ def _as_read(pieces: list[Piece], instance: _Source) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def _deflated(pieces: list[Piece], read: Read) -> Iterator[bytes]:
+def _deflated(parts: Iterator[bytes]) -> Iterator[bytes]:
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     size = 0
-    for piece in pieces:
-        data = piece if isinstance(piece, bytes) else bytes(read(piece.position, piece.size))
-        packed = deflate.compress(data)
+    for part in parts:
+        packed = deflate.compress(part)
         size += len(packed)
         yield packed
     last = deflate.flush()

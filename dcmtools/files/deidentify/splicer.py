@@ -6,6 +6,7 @@ noted. So the result is in the transfer syntax of the source, and memory stays c
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is an exception's name everywhere else
@@ -47,6 +48,7 @@ _UNDEFINED = 0xFFFFFFFF
 _NEVER = 1 << 40
 _PATIENT = frozenset({PATIENT_NAME, PATIENT_ID})
 _METHOD, _METHOD_CODES, _TEMPORAL = STATEMENT[1:]
+_BURNED_IN = 0x00280301
 _OVERLAY_TYPE, _OVERLAY_DATA = 0x0040, 0x3000
 # Heads of elements: 8 bytes with a length of 16 bits, 12 with one of 32, and 8 with one of 32 where no VR is written.
 _SHORT, _LONG, _BARE = 8, 12, 0
@@ -110,6 +112,7 @@ class Rules:
     sop_class: str
     encoding: Encoding
     searching: bool = False
+    cleaned: bool = False  # the pixels
     _places: dict[tuple[int, bool, Mood], Place] = field(default_factory=dict)
 
     def place(self, parent: int, mood: Mood = "keep", *, explicit: bool) -> Place:
@@ -130,7 +133,7 @@ class Rules:
         return Rule(letter, tag, head, vr, written, kind, action.mood, action.value)
 
     def _letter(self, tag: int, vr: str, action: Action, place: Place, kind: str) -> str:
-        if place.parent == 0 and tag in STATEMENT:
+        if place.parent == 0 and (tag in STATEMENT or (tag == _BURNED_IN and self.cleaned)):
             return "T"
         if place.parent == 0 and tag in PIXEL_DATA:
             return "B"
@@ -159,16 +162,23 @@ class Spliced:
     cleaned: list[str] = field(default_factory=list)  # tags whose text held identity of another element
     spoiled: list[str] = field(default_factory=list)  # tags whose dates could not be moved
     has_overlay_in_pixels: bool = False
+    own: list[bytes] = field(default_factory=list)  # what the engine says of itself, which is no identity
 
 
 class Splicer:
     """One data set on its way through the rules. Kept texts are searched for `identity`, where the rules say so."""
 
     def __init__(
-        self, rules: Rules, key: Key, subject: Subject, identity: Identity | None = None, flags: str = "YES"
+        self,
+        rules: Rules,
+        key: Key,
+        subject: Subject,
+        identity: Identity | None = None,
+        uids: AbstractSet[bytes] = frozenset(),
+        flags: str = "YES",
     ) -> None:
         self._rules, self._key, self._subject, self._flags = rules, key, subject, flags
-        self._identity = identity or Identity()
+        self._identity, self._uids = identity or Identity(), uids
         order = ">" if rules.encoding.big else "<"
         self._pack_short, self._pack_long, self._pack_bare = (
             Struct(order + form) for form in ("HH2sH", "HH2sHI", "HHI")
@@ -177,10 +187,9 @@ class Splicer:
         self._bare = self._pack_bare.unpack_from
         self._decoder = decoder_for(subject.charset, big=rules.encoding.big)
         self._depth = 0
-        self._due: list[tuple[int, Callable[[], bytes]]] = [
-            (_METHOD_CODES, self._statement),
-            (_TEMPORAL, self._temporal),
-        ]
+        self._due: list[tuple[int, Callable[[], bytes]]] = [(_METHOD_CODES, self._statement)]
+        self._due += [(_BURNED_IN, self._nothing_burned_in)] if rules.cleaned else []
+        self._due += [(_TEMPORAL, self._temporal)]
         self._methods, self._codes = b"", b""
         self.done = Spliced()
 
@@ -391,7 +400,7 @@ class Splicer:
 
     def _searched(self, rule: Rule, raw: bytes, *, was: bytes) -> bytes | None:
         """A text as it may stand: without its value when that holds identity of the patient."""
-        if self._rules.searching and raw and self._identity.is_in_value(raw, self._text(raw)):
+        if self._rules.searching and raw and self._identity.is_in_value(raw, self._text(raw), self._uids):
             self.done.cleaned.append(_shown(rule.tag))
             return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else b"")
         return None if raw == was else self._made(rule, raw)
@@ -555,7 +564,9 @@ class Splicer:
             for code in (*profile.codes, *(["113101"] if self._flags == "CLEANED" else []))
             if self._flags != "NO" or code != "113100"
         ]
-        mine = b"".join(self._code_item(code) for code in sorted(codes) if code.encode() not in self._codes)
+        items = [self._code_item(code) for code in sorted(codes) if code.encode() not in self._codes]
+        self.done.own += [*items, METHOD.encode()]
+        mine = b"".join(items)
         explicit = self._rules.encoding.explicit
         return (
             self._element(0x00120062, b"CS", b"NO" if self._flags == "NO" else b"YES", explicit=explicit)
@@ -568,6 +579,9 @@ class Splicer:
         explicit = self._rules.encoding.explicit
         body = b"".join(self._element(tag, vr, text.encode(), explicit=explicit) for tag, vr, text in parts)
         return self._pack_bare.pack(0xFFFE, 0xE000, len(body)) + body
+
+    def _nothing_burned_in(self) -> bytes:
+        return self._element(_BURNED_IN, b"CS", b"NO", explicit=self._rules.encoding.explicit)
 
     def _temporal(self) -> bytes:
         return self._element(
