@@ -30,6 +30,8 @@ _STAGING = f"{TEMPORARY_PREFIX}export"
 # What goes to the disk together: one sync for many, and records that come out steadily.
 _BATCH = 1000
 _SECONDS = 1.0
+# Of so few files each is synced by itself: a sync of the file system waits for what others write, too.
+_FEW = 16
 _MODULES = ("dcmtools.files.taking_out",)
 
 Stop = Callable[[], bool]
@@ -292,7 +294,7 @@ class _Batch:
     def _sync(self, staged: list[Path]) -> None:
         """Puts the content of files on the disk before any of them gets its name."""
         try:
-            if staged and not sync_file_system(self._target.staging):
+            if len(staged) <= _FEW or not sync_file_system(self._target.staging):
                 for path in staged:
                     _fsync(path)
         except OSError as problem:

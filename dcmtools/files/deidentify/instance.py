@@ -1,7 +1,6 @@
 """One instance from source to a checked file without identity."""
 
 import os
-import zlib
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
@@ -10,7 +9,6 @@ from pathlib import Path
 from struct import Struct
 from typing import Literal
 
-from dcmtools.disk.atomic import FILE_MODE
 from dcmtools.disk.dataset import Encoding, Walk
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
@@ -21,6 +19,7 @@ from dcmtools.files.deidentify.identity import Identity, identity_of
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.files.deidentify.splicer import Piece, Rules, Spliced, Splicer, Stretch, Subject
+from dcmtools.files.deidentify.writing import Original, write
 from dcmtools.model.errors import BadData, Refused
 from dcmtools.model.keys import BY_TAG, LAST_TAG
 from dcmtools.model.names import is_uid
@@ -48,7 +47,6 @@ _WANTED = frozenset(
 )  # fmt: skip
 _LONG_HEAD = Struct("<I")
 _UNDEFINED = 0xFFFFFFFF
-_COPY = 1 << 20
 _NUMBERS = frozenset({0x00280002, 0x00280006, 0x00280010, 0x00280011, 0x00280100})
 _NATIVE = frozenset(
     {
@@ -133,8 +131,9 @@ class Deidentifier:
             self._check(instance, meta, done, identity)
             if target is None:
                 return outcome
+            blank = (_raster(instance), rule.regions) if rule else None
             try:
-                _write(target, meta, done.pieces, instance, rule)
+                write(target, meta, done.pieces, _original(file, instance), blank)
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
@@ -340,55 +339,7 @@ def _raster(instance: _Source) -> regions.Raster:
     return regions.Raster(rows, columns, samples, bits, count, bool(planar), _text(instance, 0x00280004))
 
 
-def _write(target: Path, meta: bytes, pieces: list[Piece], instance: _Source, rule: regions.Rule | None = None) -> None:
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    try:
-        if instance.encoding.deflated:
-            _write_all(descriptor, [meta, *_deflated(_as_read(pieces, instance, rule))])
-            return
-        _write_all(descriptor, _as_read([meta, *pieces], instance, rule))
-    finally:
-        os.close(descriptor)
-
-
-def _as_read(pieces: list[Piece], instance: _Source, rule: regions.Rule | None) -> Iterator[bytes]:
-    """The pieces as bytes, joined where they are small; long stretches in blocks."""
-    held: list[bytes] = []
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            held.append(piece)
-            continue
-        if rule and piece.pixels:
-            head = 12 if instance.encoding.explicit else 8
-            held.append(bytes(instance.read(piece.position, head)))
-            yield b"".join(held)
-            held = []
-            start, stop = piece.position + head, piece.position + piece.size
-            yield from regions.blanked(instance.read, start, stop, _raster(instance), rule.regions)
-            continue
-        if piece.size <= _COPY:
-            held.append(bytes(instance.read(piece.position, piece.size)))
-            continue
-        yield b"".join(held)
-        held = []
-        for at in range(0, piece.size, _COPY):
-            yield bytes(instance.read(piece.position + at, min(_COPY, piece.size - at)))
-    yield b"".join(held)
-
-
-def _deflated(parts: Iterator[bytes]) -> Iterator[bytes]:
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    size = 0
-    for part in parts:
-        packed = deflate.compress(part)
-        size += len(packed)
-        yield packed
-    last = deflate.flush()
-    yield last + b"\0" * ((size + len(last)) % 2)
-
-
-def _write_all(descriptor: int, parts: Iterator[bytes] | list[bytes]) -> None:
-    for part in parts:
-        left = memoryview(part)
-        while left:
-            left = left[os.write(descriptor, left) :]
+def _original(file: OpenFile, instance: _Source) -> Original:
+    encoding = instance.encoding
+    descriptor = None if encoding.deflated else file.descriptor
+    return Original(instance.read, descriptor, 12 if encoding.explicit else 8, deflated=encoding.deflated)
