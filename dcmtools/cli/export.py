@@ -29,11 +29,17 @@ def export(
     ] = None,
     inputs: Inputs = None,
     layout: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--layout", metavar="TEMPLATE", help="uid, patient, date, or such as '{PatientID}/{SOPInstanceUID}.dcm'."
+            "--layout",
+            metavar="TEMPLATE",
+            help="uid (default), patient, date, or as '{PatientID}/{InstanceNumber}.dcm'.",
         ),
-    ] = "uid",
+    ] = None,
+    zip: Annotated[bool, typer.Option("--zip", help="OUT is a zip file, which must not be there.")] = False,
+    dicomdir: Annotated[
+        bool, typer.Option("--dicomdir", help="Name files as media want it, and list them in a DICOMDIR.")
+    ] = False,
     link: Annotated[bool, typer.Option("--link", help="Hard links, copies on another disk.")] = False,
     verify: Annotated[
         Path | None,
@@ -75,11 +81,13 @@ def export(
         if verify:
             yield from _verified(frame, out, verify, profile, inputs)
             return
-        from dcmtools.files.export import check_apart
+        from dcmtools.files.export import check_apart, export_zip
         from dcmtools.files.export import export as take_out
 
         check_apart(out, frame.archive)
-        options = _options(frame, profile, layout, link=link)
+        if zip and link:
+            raise UsageError("--link does not go together with --zip", "a zip file has copies")
+        options = _options(frame, profile, layout, link=link, dicomdir=dicomdir)
         items = chosen(frame, inputs, selectors, level="instance", need=True)
         with ExitStack() as stack:
             listeners = list(_listeners(frame, out, profile, options, stack))
@@ -88,7 +96,7 @@ def export(
                 for listener in listeners:
                     listener(item, record)
 
-            yield from take_out(items, out, options, stop=frame.stop, told=told)
+            yield from (export_zip if zip else take_out)(items, out, options, stop=frame.stop, told=told)
 
     run("export", common, work, listing=False)
 
@@ -112,11 +120,16 @@ def _verified(
     yield from verify_export(out, files_below([sources]), profile.crosswalk, stop=frame.stop)
 
 
-def _options(frame: Frame, profile: ProfileOptions, layout: str, *, link: bool) -> "ExportOptions":
+def _options(
+    frame: Frame, profile: ProfileOptions, layout: str | None, *, link: bool, dicomdir: bool
+) -> "ExportOptions":
     from dcmtools.files.deidentify.pseudonyms import random_key, read_key
+    from dcmtools.files.dicomdir import MediaLayout
     from dcmtools.files.export import ExportOptions
     from dcmtools.model.layout import parse_layout
 
+    if dicomdir and layout:
+        raise UsageError("--layout does not go together with --dicomdir", "media have names of their own")
     key = None
     if profile.anonymize:
         if link:
@@ -131,7 +144,8 @@ def _options(frame: Frame, profile: ProfileOptions, layout: str, *, link: bool) 
     elif profile.crosswalk:
         raise UsageError("--crosswalk does nothing without --anonymize", "add --anonymize")
     return ExportOptions(
-        layout=parse_layout(layout),
+        layout=MediaLayout() if dicomdir else parse_layout(layout or "uid"),
+        dicomdir=dicomdir,
         how="link" if link else "copy",
         key=key,
         settings=settings_of(profile) if profile.anonymize else None,

@@ -12,7 +12,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX, fsync_folder, link_new, make_folders, sync_file_system
+from dcmtools.disk.atomic import (
+    FOLDER_MODE,
+    TEMPORARY_PREFIX,
+    fsync_folder,
+    link_new,
+    make_folders,
+    sync_file_system,
+    temporary_name,
+)
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import Lock
 from dcmtools.disk.part10 import same_data_set
@@ -20,7 +28,9 @@ from dcmtools.disk.tree import INDEX_NAME
 from dcmtools.disk.workers import in_order
 from dcmtools.files.deidentify.instance import Settings
 from dcmtools.files.deidentify.pseudonyms import Key
+from dcmtools.files.dicomdir import MediaLayout, write_dicomdir
 from dcmtools.files.taking_out import How, Job, NotTaken, Taken, TakeOut
+from dcmtools.files.zipping import zip_folder
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, UsageError, from_os
 from dcmtools.model.layout import Layout, parse_layout
 from dcmtools.model.record import NOTHING_THERE, Record, path_keys, path_of, type_of
@@ -44,13 +54,14 @@ Listener = Callable[[Result, Record], None]
 class ExportOptions:
     """How to export; with `settings` and a `key` instances are de-identified, and `how` does not count."""
 
-    layout: Layout = field(default_factory=lambda: parse_layout("uid"))
+    layout: Layout | MediaLayout = field(default_factory=lambda: parse_layout("uid"))
     how: How = "copy"
     key: Key | None = None
     settings: Settings | None = None
     lasting: bool = True  # whether the key can be used again: else OUT must be new or empty
     dry_run: bool = False
     jobs: int = 1
+    dicomdir: bool = False
 
 
 def _never() -> bool:
@@ -87,6 +98,42 @@ def export(
         elif options.settings:
             target.check_empty()
         yield from target.take(stream, stop, told)
+        if options.dicomdir and not options.dry_run:
+            write_dicomdir(target.out, target.index.instances())
+
+
+def export_zip(
+    stream: Iterable[Record], out: Path, options: ExportOptions, *, stop: Stop = _never, told: Listener = _nothing
+) -> Iterator[Record]:
+    """As `export`, into a zip file: records come when it is whole, with the name within it as `member`.
+
+    A run that is stopped makes no file. CannotCreate when `out` is there with other content.
+    """
+    out = Path(os.path.abspath(out))
+    if options.dry_run:
+        yield from (_member(record, out, out) for record in export(stream, out, options, stop=stop, told=told))
+        return
+    if out.exists() and options.key and not options.lasting:
+        raise CannotCreate(f"{out} is there already", "use --key-file, or another name", cause="not-empty")
+    make_folders(out.parent)
+    folder = out.parent / temporary_name()
+    try:
+        records = list(export(stream, folder, options, stop=stop, told=told))
+        if stop():
+            return
+        is_new = zip_folder(folder, out)
+        for record in records:
+            state = {} if is_new or type_of(record) == "error" else {"state": "present"}
+            yield _member(record, folder, out) | state
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _member(record: Record, folder: Path, out: Path) -> Record:
+    path = path_of(record)
+    if type_of(record) == "error" or path is None:
+        return record
+    return {**record, **path_keys(out), "member": path.relative_to(folder).as_posix()}
 
 
 class _Target:

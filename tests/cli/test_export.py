@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import stat
+import zipfile
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
@@ -323,3 +326,53 @@ def test_rules_that_cannot_be_used_are_told(dcmtools: RunDcmtools, scans: Path, 
         (tmp_path / "rules.json").write_text(text)
 
         assert dcmtools("export", "out", "scans", "--anonymize", "--clean-pixel-data", "rules.json").returncode == 78
+
+
+class TestMedia:
+    def test_dicomdir_lists_what_is_there_and_never_what_was(
+        self, dcmtools: RunDcmtools, archive: Path, key: Path, tmp_path: Path
+    ) -> None:
+        call = ("export", "out", "--all", "--archive", "archive", "--anonymize", "--key-file", key, "--dicomdir")
+        done = dcmtools(*call)
+        before = tree(tmp_path / "out")
+        again = dcmtools(*call)
+
+        read = pydicom.dcmread(tmp_path / "out" / "DICOMDIR")
+        kinds = Counter(record.DirectoryRecordType for record in read.DirectoryRecordSequence)
+        listed = {
+            "/".join(record.ReferencedFileID) for record in read.DirectoryRecordSequence if "ReferencedFileID" in record
+        }
+        assert (done.returncode, again.returncode) == (0, 0), done.stderr
+        assert kinds == {"PATIENT": 3, "STUDY": 3, "SERIES": 6, "IMAGE": 72, "SR DOCUMENT": 3}
+        assert listed | {"DICOMDIR"} == set(before)
+        assert all(re.fullmatch(r"[A-Z0-9_]{1,8}", part) for name in listed for part in name.split("/"))
+        assert tree(tmp_path / "out") == before
+        from pydicom.fileset import FileSet
+
+        assert len(FileSet(tmp_path / "out" / "DICOMDIR")) == 75
+
+    def test_zip_has_the_folder_and_is_the_same_again(
+        self, dcmtools: RunDcmtools, scans: Path, key: Path, tmp_path: Path
+    ) -> None:
+        call = ("export", "out.zip", "scans", "--zip", "--anonymize", "--key-file", key)
+        first = dcmtools(*call)
+        before = (tmp_path / "out.zip").read_bytes()
+        again = dcmtools(*call)
+        dcmtools("export", "out", "scans", "--anonymize", "--key-file", key)
+
+        with zipfile.ZipFile(tmp_path / "out.zip") as packed:
+            members = {
+                name: sha256(packed.read(name)).hexdigest() for name in packed.namelist() if name != "index.jsonl"
+            }
+            assert len(packed.read("index.jsonl").splitlines()) == 6
+        assert first.returncode == 0, first.stderr
+        assert members == tree(tmp_path / "out")
+        assert {one["state"] for one in records(again.stdout, "instance")} == {"present"}
+        assert (tmp_path / "out.zip").read_bytes() == before
+        assert not list(tmp_path.glob(".dcmtools-*"))
+
+    def test_zip_is_never_replaced(self, dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+        (tmp_path / "out.zip").write_bytes(b"mine")
+
+        assert dcmtools("export", "out.zip", "scans", "--zip").returncode == 73
+        assert (tmp_path / "out.zip").read_bytes() == b"mine"
