@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("store", "Send instances to a node (C-STORE)."),
     "listen": ("listen", "Receive what nodes send, and answer what they ask."),
     "convert-nifti": ("convert_nifti", "Convert series to NIfTI, with the geometry checked."),
+    "export": ("export", "Take instances out, into a folder of their own, as they are or de-identified."),
     "sort-by-physician": ("sort_by_physician", "Sort volumes and instances into folders by referring physician."),
     "preview": ("preview", "Make a picture of each series, volume or file."),
     "phantom": ("phantom", "Make valid DICOM files without patients, for demos and tests."),

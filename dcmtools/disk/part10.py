@@ -41,11 +41,12 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """An open file: a way to read from it, its size, and its first bytes."""
+    """An open file: a way to read from it, its size, its first bytes, and its descriptor where it has one."""
 
     read: Read
     size: int
     first: Buffer
+    descriptor: int | None = None
 
 
 class Changed(BadData):
@@ -66,7 +67,12 @@ def opened(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[tu
         descriptor = os.open(path, flags)
         try:
             first = os.pread(descriptor, WINDOW, 0)
-            yield OpenFile(lambda position, size: os.pread(descriptor, size, position), before.st_size, first), before
+            yield (
+                OpenFile(
+                    lambda position, size: os.pread(descriptor, size, position), before.st_size, first, descriptor
+                ),
+                before,
+            )
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)

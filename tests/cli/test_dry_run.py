@@ -27,6 +27,8 @@ CALLS = {
     "store": "store scans --to PEER",
     "move": "move --from PEER --all --archive new",
     "convert-nifti": "convert-nifti --out new --archive archive",
+    "export": "export new --all --archive archive",
+    "export --anonymize": "export new --all --archive archive --anonymize",
     "sort-by-physician": "sort-by-physician --out new --archive archive",
     "sort-by-physician --move": "sort-by-physician - --out new --move",
     "preview": "preview --out new --archive archive",

@@ -102,7 +102,7 @@ def test_help_of_a_command_has_an_example_and_its_exit_codes(command: str, text:
 
 
 def test_commands_that_come_later_are_not_there(dcmtools: RunDcmtools) -> None:
-    later = ("verify", "transfers", "delete", "prune", "convert-dicom", "doctor", "get", "export", "config")
+    later = ("verify", "transfers", "delete", "prune", "convert-dicom", "doctor", "get", "config")
 
     assert not set(later) & set(COMMANDS)
     assert dcmtools("verify").returncode == 2

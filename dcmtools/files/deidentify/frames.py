@@ -1,0 +1,119 @@
+"""The bytes of pixel data that are no samples: comments and application segments of JPEG, boxes of JPEG 2000.
+
+Identity has been found in all of them. Samples are left alone: what they show, no search of bytes can tell.
+"""
+
+import re
+from collections.abc import Iterator
+from struct import Struct
+
+from dcmtools.disk.inflated import Read
+
+RLE = "1.2.840.10008.1.2.5"
+_HEAD = Struct("<HHI")
+_BLOCK = 1 << 20
+_OVERLAP = 512  # no text that is searched for is longer
+_SMALL = 64 << 20
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+_SOS, _EOI, _SOI = 0xDA, 0xD9, 0xD8
+_BARE = frozenset({_SOI, 0x01, *range(0xD0, 0xD8)})
+_JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
+
+
+def beside_samples(read: Read, position: int, end: int) -> Iterator[tuple[bytes, bool]]:
+    """The parts of encapsulated pixel data (PS3.5 A.4) to be searched, each with whether its bytes may be any.
+
+    `position` is that of the first item: the offset table, which is searched whole.
+    """
+    first = True
+    while position + 8 <= end:
+        _, element, length = _HEAD.unpack(bytes(read(position, 8)))
+        position += 8
+        if element != 0xE000:
+            return
+        if length > _SMALL:
+            yield from _blocks(read, position, position + length)
+        elif first:
+            yield bytes(read(position, length)), False
+        else:
+            yield from _beside(bytes(read(position, length)))
+        first = False
+        position += length
+
+
+def excess(read: Read, position: int, end: int) -> Iterator[tuple[bytes, bool]]:
+    """The bytes between two positions that are more than the samples need."""
+    yield from _blocks(read, position, end)
+
+
+def _beside(fragment: bytes) -> Iterator[tuple[bytes, bool]]:
+    if fragment.startswith(b"\xff\xd8"):
+        yield from _of_jpeg(fragment)
+    elif fragment.startswith(b"\xff\x4f"):
+        yield from _of_codestream(fragment)
+    elif fragment.startswith(_JP2):
+        yield from _of_boxes(fragment)
+    else:  # RLE, a film, the rest of a frame in several fragments
+        yield fragment, True
+
+
+def _of_jpeg(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """All but the entropy-coded segments (ISO/IEC 10918-1 B.1.1)."""
+    pos = 2
+    while match := _MARKER.search(data, pos):
+        if match.start() > pos and pos == 2:
+            yield data[pos : match.start()], False
+        pos, marker = match.end(), data[match.end() - 1]
+        if marker == _EOI:
+            yield data[pos:], False
+            return
+        if marker in _BARE:
+            continue
+        stop = pos + max(2, int.from_bytes(data[pos : pos + 2], "big"))
+        yield data[pos:stop], False
+        pos = stop
+
+
+def _of_codestream(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """The headers of a JPEG 2000 codestream and of its tile-parts, and what follows it (ISO/IEC 15444-1 A)."""
+    start = data.find(b"\xff\x90")
+    if start < 0:
+        yield data, True
+        return
+    yield data[:start], False
+    while data[start : start + 2] == b"\xff\x90":
+        size = int.from_bytes(data[start + 6 : start + 10], "big")
+        stop = start + size if size else max(data.rfind(b"\xff\xd9"), start + 12)
+        body = data.find(b"\xff\x93", start, stop)
+        yield data[start : body if body >= 0 else stop], False
+        if stop <= start:
+            return
+        start = stop
+    yield data[start:], False
+
+
+def _of_boxes(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """All boxes; of a codestream's what `_of_codestream` tells (ISO/IEC 15444-1 I)."""
+    pos = 0
+    while pos + 8 <= len(data):
+        size, kind, head = int.from_bytes(data[pos : pos + 4], "big"), data[pos + 4 : pos + 8], 8
+        if size == 1:
+            size, head = int.from_bytes(data[pos + 8 : pos + 16], "big"), 16
+        stop = len(data) if size == 0 else pos + max(size, head)
+        if kind == b"jp2c":
+            yield from _of_codestream(data[pos + head : stop])
+        else:
+            yield data[pos:stop], False
+        pos = stop
+    yield data[pos:], False
+
+
+def _blocks(read: Read, position: int, end: int) -> Iterator[tuple[bytes, bool]]:
+    before = b""
+    while position < end:
+        block = bytes(read(position, min(_BLOCK, end - position)))
+        if not block:
+            return
+        yield before + block, True
+        before = block[-_OVERLAP:]
+        position += len(block)

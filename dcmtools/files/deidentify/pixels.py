@@ -1,0 +1,83 @@
+"""Which instances may show who the patient is in their pixels, and are refused therefore (PS3.15 E.1.1, E.3.1)."""
+
+from collections.abc import Mapping
+
+from dcmtools.disk.dataset import Encoding
+from dcmtools.disk.values import Element
+
+MODALITY, IMAGE_TYPE, CONVERSION, BURNED_IN = 0x00080060, 0x00080008, 0x00080064, 0x00280301
+RECOGNIZABLE = 0x00280302
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+# SOP Classes below _STORAGE whose images come from screens, cameras and printers; whole components are compared.
+_RISKY: Mapping[str, str] = {
+    "7": "a secondary capture",
+    "6": "an ultrasound image",
+    "6.1": "an ultrasound image",
+    "6.2": "an ultrasound image",
+    "6.3": "an ultrasound image",
+    "3": "an ultrasound image",
+    "3.1": "an ultrasound image",
+    "77.1": "a photograph",
+    "104": "an encapsulated document",
+    "12.1": "an angiography or fluoroscopy image",
+    "12.2": "an angiography or fluoroscopy image",
+}
+_WHOLE = frozenset({"3", "6"})  # only they themselves: 3.1 and 6.1 are listed
+_SCANNED = frozenset({"CT", "MR", "PT", "NM"})
+_SCREEN_WORDS = ("SAVE", "SCREEN", "CAPTURE", "DOSE", "SNAPSHOT", "REPORT")
+
+
+def risk(found: Mapping[int, Element], sop_class: str) -> str:  # noqa: PLR0911 - one line a reason
+    """Why the pixels of an instance may show identity; nothing when they do not, or are said not to.
+
+    What an instance says with Burned In Annotation counts before all else.
+    """
+    told = _text(found, BURNED_IN).upper()
+    if told == "YES":
+        return "it says that identity is burned into its pixels (Burned In Annotation is YES)"
+    if told == "NO":
+        return ""
+    if kind := _risky_class(sop_class):
+        return f"it is {kind}, and does not say that nothing is burned in"
+    if _text(found, CONVERSION):
+        return "it was converted from film or a screen (Conversion Type), and does not say that nothing is burned in"
+    types = [word.strip().upper() for word in _text(found, IMAGE_TYPE).split("\\")]
+    if any(screen in word for word in types for screen in _SCREEN_WORDS):
+        return "it is a screen save by its Image Type, and does not say that nothing is burned in"
+    if types[:2] == ["DERIVED", "SECONDARY"] and _text(found, MODALITY) in _SCANNED and "OTHER" in types[2:]:
+        return "it is a secondary image of its scanner's, and does not say that nothing is burned in"
+    return ""
+
+
+def _risky_class(sop_class: str) -> str:
+    if not sop_class.startswith(_STORAGE):
+        return ""
+    parts = sop_class.removeprefix(_STORAGE).split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in _RISKY and not (name in _WHOLE and length < len(parts)):
+            return _RISKY[name]
+    return ""
+
+
+def _text(found: Mapping[int, Element], tag: int) -> str:
+    return found.get(tag, (b"", b""))[1].decode("latin_1").strip("\0 ")
+
+
+def native_size(found: Mapping[int, Element], encoding: Encoding) -> int:
+    """The length of native Pixel Data by their description (PS3.5 8.1.1), 0 when it does not tell."""
+    order = "big" if encoding.big else "little"
+    bits = 1
+    for tag in (0x00280002, 0x00280010, 0x00280011, 0x00280100):
+        raw = found.get(tag, (b"", b""))[1]
+        if len(raw) != 2:
+            return 0
+        bits *= int.from_bytes(raw, order)  # type: ignore[arg-type]
+    try:
+        frames = int(_text(found, 0x00280008) or "1")
+    except ValueError:
+        return 0
+    if _text(found, 0x00280004) == "YBR_FULL_422":
+        bits = bits * 2 // 3
+    return (bits * max(frames, 1) + 7) // 8

@@ -1,0 +1,409 @@
+"""Takes instances out of the house: into a folder with a layout and an index of its own, as they are or de-identified.
+
+Nothing appears there but whole instances, each under its final name at once, and nothing is replaced. What an earlier
+run took out is left as it is. Files that are no instances, and DICOMDIRs, do not come along.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dcmtools.disk.atomic import (
+    FOLDER_MODE,
+    TEMPORARY_PREFIX,
+    fsync_folder,
+    link_new,
+    make_folders,
+    sync_file_system,
+    temporary_name,
+)
+from dcmtools.disk.index import Index
+from dcmtools.disk.lock import Lock
+from dcmtools.disk.part10 import same_data_set
+from dcmtools.disk.tree import INDEX_NAME
+from dcmtools.disk.workers import in_order
+from dcmtools.files.deidentify.instance import Settings
+from dcmtools.files.deidentify.pseudonyms import Key
+from dcmtools.files.dicomdir import MediaLayout, write_dicomdir
+from dcmtools.files.taking_out import How, Job, NotTaken, Taken, TakeOut
+from dcmtools.files.zipping import zip_folder
+from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, UsageError, from_os
+from dcmtools.model.layout import Layout, parse_layout
+from dcmtools.model.record import NOTHING_THERE, Record, path_keys, path_of, type_of
+
+LOCK_NAME = f"{TEMPORARY_PREFIX}lock"
+_STAGING = f"{TEMPORARY_PREFIX}export"
+# What goes to the disk together: one sync for many, and records that come out steadily.
+_BATCH = 1000
+_SECONDS = 1.0
+# Of so few files each is synced by itself: a sync of the file system waits for what others write, too.
+_FEW = 16
+_MODULES = ("dcmtools.files.taking_out",)
+
+Stop = Callable[[], bool]
+# Hears what came of an instance, or its record in the input when it was there already, and the record that comes out.
+Result = Taken | NotTaken | Record
+Listener = Callable[[Result, Record], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How to export; with `settings` and a `key` instances are de-identified, and `how` does not count."""
+
+    layout: Layout | MediaLayout = field(default_factory=lambda: parse_layout("uid"))
+    how: How = "copy"
+    key: Key | None = None
+    settings: Settings | None = None
+    lasting: bool = True  # whether the key can be used again: else OUT must be new or empty
+    dry_run: bool = False
+    jobs: int = 1
+    dicomdir: bool = False
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing(item: Result, record: Record) -> None:
+    """Nobody listens."""
+
+
+def export(
+    stream: Iterable[Record],
+    out: Path,
+    options: ExportOptions | None = None,
+    *,
+    stop: Stop = _never,
+    told: Listener = _nothing,
+) -> Iterator[Record]:
+    """A record for each instance of the stream, in its order, when its file is durable and in the index of `out`.
+
+    The `state` is copied, linked, deidentified, or present. Errors pass through; other records do not, since they may
+    tell of whom nothing shall be told. `told` hears of each result with its record before it comes out.
+
+    Raises:
+        CannotCreate: `out` cannot be made, or is not empty where it must be.
+        Locked: another run exports there.
+        DiskFull: when what was done before is durable.
+    """
+    options = options or ExportOptions()
+    target = _Target(Path(os.path.abspath(out)), options)
+    with ExitStack() as stack:
+        if not options.dry_run:
+            target.open(stack)
+        elif options.settings:
+            target.check_empty()
+        yield from target.take(stream, stop, told)
+        if options.dicomdir and not options.dry_run:
+            write_dicomdir(target.out, target.index.instances())
+
+
+def export_zip(
+    stream: Iterable[Record], out: Path, options: ExportOptions, *, stop: Stop = _never, told: Listener = _nothing
+) -> Iterator[Record]:
+    """As `export`, into a zip file: records come when it is whole, with the name within it as `member`.
+
+    A run that is stopped makes no file. CannotCreate when `out` is there with other content.
+    """
+    out = Path(os.path.abspath(out))
+    if options.dry_run:
+        yield from (_member(record, out, out) for record in export(stream, out, options, stop=stop, told=told))
+        return
+    if out.exists() and options.key and not options.lasting:
+        raise CannotCreate(f"{out} is there already", "use --key-file, or another name", cause="not-empty")
+    make_folders(out.parent)
+    folder = out.parent / temporary_name()
+    try:
+        records = list(export(stream, folder, options, stop=stop, told=told))
+        if stop():
+            return
+        is_new = zip_folder(folder, out)
+        for record in records:
+            state = {} if is_new or type_of(record) == "error" else {"state": "present"}
+            yield _member(record, folder, out) | state
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _member(record: Record, folder: Path, out: Path) -> Record:
+    path = path_of(record)
+    if type_of(record) == "error" or path is None:
+        return record
+    return {**record, **path_keys(out), "member": path.relative_to(folder).as_posix()}
+
+
+class _Target:
+    """The folder that is exported to."""
+
+    def __init__(self, out: Path, options: ExportOptions) -> None:
+        self.out, self.options = out, options
+        self.index = Index(out / INDEX_NAME)
+        self.staging = out / _STAGING
+        self._folders: set[Path] = set()
+        self._planned: dict[Path, str] = {}
+        self._mark = _mark_of(options)
+        self._is_new = not self.index.file.exists()  # then nothing can be there already
+
+    def open(self, stack: ExitStack) -> None:
+        """Makes the folder, and clears what a killed run left unfinished."""
+        self.check_empty()
+        try:
+            make_folders(self.out)
+            stack.enter_context(Lock(self.out / LOCK_NAME, "export"))
+            shutil.rmtree(self.staging, ignore_errors=True)
+            self.staging.mkdir(mode=FOLDER_MODE)
+        except OSError as problem:
+            raise from_os(problem, "making the output folder", self.out) from problem
+        stack.callback(shutil.rmtree, self.staging, ignore_errors=True)
+
+    def check_empty(self) -> None:
+        """Raises CannotCreate where a key for this run alone would not fit to what an earlier run made."""
+        key = self.options.key
+        if key is None or not self.out.exists():
+            return
+        there = [name for name in os.listdir(self.out) if not name.startswith(TEMPORARY_PREFIX)]
+        if there and not self.options.lasting:
+            reason = f"{self.out} is not empty, and without a key file the same patients would get other names and UIDs"
+            raise CannotCreate(reason, "use --key-file, or a new folder", cause="not-empty")
+        others = [one.get("key") for one in self.index.events() if one.get("event") == "deidentified-with"]
+        if any(other != key.fingerprint() for other in others):
+            reason = f"what is in {self.out} was made with another key"
+            raise CannotCreate(reason, "use that key, or another folder", cause="other-key")
+
+    def take(self, stream: Iterable[Record], stop: Stop, told: Listener) -> Iterator[Record]:
+        """Takes out what the stream names."""
+        options = self.options
+        staging = None if options.dry_run else self.staging
+        given = (staging, options.how, options.key, options.settings)
+        passing: dict[int, list[Record]] = {}
+        jobs = self._jobs(stream, passing, stop, told)
+        batch = _Batch(self, told)
+        if options.key and not options.dry_run:
+            self._sign(options.key)
+        for result in in_order(jobs, TakeOut, given, options.jobs, modules=_MODULES):
+            yield from batch.add(result, passing.pop(result.job.number, ()))
+        yield from batch.flush()
+        for number in sorted(passing):
+            yield from passing[number]
+
+    def _sign(self, key: Key) -> None:
+        """Notes with which key the folder is filled, by a mark that tells nothing of it."""
+        mark = key.fingerprint()
+        if not any(one.get("key") == mark for one in self.index.events() if one.get("event") == "deidentified-with"):
+            self.index.append([{"type": "event", "event": "deidentified-with", "key": mark}])
+
+    def _jobs(
+        self, stream: Iterable[Record], passing: dict[int, list[Record]], stop: Stop, told: Listener
+    ) -> Iterator[Job]:
+        """The jobs of a stream; records that come out in their place, before the job of a number, go to `passing`."""
+        number = 0
+        for record in _until(stop, stream):
+            path = path_of(record)
+            if type_of(record) == "error":
+                passing.setdefault(number, []).append(record)
+            elif type_of(record) in {"instance", "file"} and path and record.get("state") not in NOTHING_THERE:
+                mark = self._mark(record)
+                if there := self._done(record, path, mark):
+                    told(record, there)
+                    passing.setdefault(number, []).append(there)
+                else:
+                    yield Job(path, number, mark)
+                    number += 1
+        # What is behind the last job comes out at the end.
+
+    def _uid(self, record: Record) -> str:
+        """The SOP Instance UID that an instance has in the output."""
+        uid, options = str(record.get("SOPInstanceUID") or ""), self.options
+        replaced = options.key and options.settings and not options.settings.profile.retain_uids
+        return options.key.uid(uid) if options.key and replaced else uid
+
+    def _done(self, record: Record, path: Path, mark: str) -> Record | None:
+        """The record of what an earlier run made of the same file; files are told apart by size and time."""
+        if self._is_new or not (uid := self._uid(record)):
+            return None
+        there = self.index.lookup((uid,)).get(uid)
+        place = path_of(there) if there else None
+        if there is None or place is None:
+            return None
+        try:
+            now, then = path.stat(), place.stat()
+        except OSError:
+            return None
+        if (str(now.st_mtime_ns), now.st_size) != (record.get("mtime_ns"), record.get("size")):
+            return None
+        if (str(then.st_mtime_ns), then.st_size) != (there.get("mtime_ns"), there.get("size")):
+            return None
+        same = there.get("made_from") == mark if mark else _same_state(there, record)
+        return {**_shown(there), "state": "present"} if same else None
+
+    def place(self, item: Taken) -> tuple[Path, str]:
+        """The final name of an instance, which it then has; and its state."""
+        layout = self.options.layout
+        for name in (
+            layout.path(item.record),
+            *(() if layout.tells_instances_apart else (layout.distinct_path(item.record),)),
+        ):
+            final = self.out / name
+            if item.staged is None:
+                if (state := self._prospect(item, final)) != "taken":
+                    return final, state
+                continue
+            self._make(final.parent)
+            try:
+                link_new(item.staged, final)
+            except FileExistsError:
+                if _same(item.staged, final):
+                    item.staged.unlink()
+                    return final, "present"
+                continue
+            return final, item.state
+        reason = f"{final} is there already, with other content"
+        raise CannotCreate(reason, "move it away, or export to another folder", cause="conflict", **path_keys(final))
+
+    def _prospect(self, item: Taken, final: Path) -> str:
+        """What would become of an instance at a name: `taken` when another has it."""
+        uid = str(item.record.get("SOPInstanceUID"))
+        if self._planned.setdefault(final, uid) != uid:
+            return "taken"
+        if not os.path.lexists(final):
+            return item.state
+        return "present" if item.outcome or _same(item.job.path, final) else "taken"
+
+    def _make(self, folder: Path) -> None:
+        if folder in self._folders:
+            return
+        make_folders(folder)
+        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.out)):
+            reason = f"{folder} leads out of {self.out} by a link"
+            raise CannotCreate(reason, "move it away: nothing is written through links", **path_keys(folder))
+        self._folders.add(folder)
+
+
+class _Batch:
+    """Instances that get their names, and their lines in the index, together."""
+
+    def __init__(self, target: _Target, told: Listener) -> None:
+        self._target, self._told = target, told
+        self._items: list[tuple[Taken | NotTaken, Iterable[Record]]] = []
+        self._since = time.monotonic()
+
+    def add(self, item: Taken | NotTaken, before: Iterable[Record]) -> Iterator[Record]:
+        """Takes a result with the records that come before it; the records of the batch when it is due."""
+        self._items.append((item, before))
+        if len(self._items) >= _BATCH or time.monotonic() - self._since >= _SECONDS:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Record]:
+        """Makes the batch durable and tells of it; DiskFull and other failures of the disk are raised after that."""
+        items, self._items = self._items, []
+        self._sync([item.staged for item, _ in items if isinstance(item, Taken) and item.staged])
+        failure: DcmtoolsError | None = None
+        lines: list[Record] = []
+        records: list[Record] = []
+        folders: set[Path] = set()
+        for item, before in items:
+            records += before
+            try:
+                record = self._placed(item)
+            except DcmtoolsError as problem:
+                failure = failure or (problem if isinstance(problem, IOFailure) else None)
+                record = problem.record(**path_keys(item.job.path))
+            else:
+                lines.append({key: value for key, value in record.items() if key != "state"})
+                folders.add((path_of(record) or self._target.out).parent)
+            records.append(_shown(record))
+            self._told(item, record)
+        if not self._target.options.dry_run:
+            self._append(lines, folders)
+        yield from records
+        self._since = time.monotonic()
+        if failure:
+            raise failure
+
+    def _placed(self, item: Taken | NotTaken) -> Record:
+        if isinstance(item, NotTaken):
+            raise item.problem
+        try:
+            path, state = self._target.place(item)
+            if item.staged is None:
+                return {**item.record, **path_keys(path), "state": state, "dry_run": True}
+            there = path.stat()
+        except OSError as problem:
+            raise from_os(problem, "exporting to", self._target.out) from problem
+        kept = {key: value for key, value in item.record.items() if key != "path_b64"}
+        place = {**path_keys(path), "size": there.st_size, "mtime_ns": str(there.st_mtime_ns)}
+        return {**kept, **place, "state": state}
+
+    def _sync(self, staged: list[Path]) -> None:
+        """Puts the content of files on the disk before any of them gets its name."""
+        try:
+            if len(staged) <= _FEW or not sync_file_system(self._target.staging):
+                for path in staged:
+                    _fsync(path)
+        except OSError as problem:
+            raise from_os(problem, "exporting to", self._target.out) from problem
+
+    def _append(self, lines: list[Record], folders: set[Path]) -> None:
+        index = self._target.index
+        known = index.by_paths(path for line in lines if (path := path_of(line)))
+        try:
+            for folder in folders:
+                fsync_folder(folder)
+        except OSError as problem:
+            raise from_os(problem, "exporting to", self._target.out) from problem
+        index.append(line for line in lines if os.fspath(path_of(line) or "") not in known)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mark_of(options: ExportOptions) -> Callable[[Record], str]:
+    """By what the index of the output knows what a file was made from: a keyed hash."""
+    key, settings = options.key, options.settings
+    if key is None or settings is None:
+        return lambda _: ""
+
+    def mark(record: Record) -> str:
+        parts = (str(record.get(name)) for name in ("SOPInstanceUID", "size", "mtime_ns"))
+        return key.digest("SOURCE", *parts, repr(settings)).hex()[:32]
+
+    return mark
+
+
+def _same_state(one: Record, other: Record) -> bool:
+    return (one.get("size"), one.get("mtime_ns")) == (other.get("size"), other.get("mtime_ns"))
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return same_data_set(os.path.realpath(one), other)
+    except BadData:
+        return False
+
+
+def _shown(record: Record) -> Record:
+    """A record as it comes out: what only the index needs stays there."""
+    return {key: value for key, value in record.items() if key != "made_from"}
+
+
+def _until(stop: Stop, items: Iterable[Record]) -> Iterator[Record]:
+    for item in items:
+        if stop():
+            return
+        yield item
+
+
+def check_apart(out: Path, source: Path) -> None:
+    """Raises UsageError when the output would lie in the archive that it comes from, or the other way round."""
+    here, there = (Path(os.path.realpath(path)) for path in (out, source))
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise UsageError(f"{out} and the archive {source} are not apart", "export to another folder")

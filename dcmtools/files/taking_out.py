@@ -1,0 +1,82 @@
+"""Takes one instance out: a copy, a link, or a de-identified instance, at a temporary name; done in any process."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from dcmtools.disk.atomic import temporary_name
+from dcmtools.disk.copying import copy, link
+from dcmtools.disk.header import read_header
+from dcmtools.files.deidentify.instance import Deidentifier, Outcome, Settings
+from dcmtools.files.deidentify.pseudonyms import Key
+from dcmtools.model.errors import DcmtoolsError, from_os
+from dcmtools.model.record import Record, path_keys
+
+How = Literal["copy", "link"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file to take out, the number of its record in the input, and what the index of the output shall know it by."""
+
+    path: Path
+    number: int
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An instance that was taken out: its record, without a place yet, and where it waits for its name."""
+
+    job: Job
+    record: Record
+    staged: Path | None
+    state: str
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """An instance that stays where it is, and why."""
+
+    job: Job
+    problem: DcmtoolsError
+
+
+class TakeOut:
+    """What is done with each job; without a `staging` folder nothing is written."""
+
+    def __init__(self, staging: Path | None, how: How, key: Key | None, settings: Settings | None) -> None:
+        self._staging, self._how = staging, how
+        self._deidentifier = Deidentifier(key, settings) if key and settings else None
+
+    def __call__(self, job: Job) -> Taken | NotTaken:
+        """The instance at a temporary name, or why not; IOFailure, which ends all, is told and not raised."""
+        target = self._staging / temporary_name() if self._staging else None
+        try:
+            return self._deidentified(job, target) if self._deidentifier else self._as_it_is(job, target)
+        except DcmtoolsError as problem:
+            return NotTaken(job, problem)
+        except OSError as problem:
+            return NotTaken(job, from_os(problem, "exporting", job.path))
+
+    def _deidentified(self, job: Job, target: Path | None) -> Taken:
+        assert self._deidentifier is not None  # noqa: S101
+        try:
+            outcome = self._deidentifier.deidentify(job.path, target)
+        except DcmtoolsError as problem:
+            problem.where |= path_keys(job.path)
+            raise
+        record = {**outcome.record, **({"made_from": job.mark} if job.mark else {})}
+        return Taken(job, record, target, "deidentified", replace(outcome, record={}))
+
+    def _as_it_is(self, job: Job, target: Path | None) -> Taken:
+        record = read_header(job.path, follow=True)
+        if target is None:
+            return Taken(job, record, None, "linked" if self._how == "link" else "copied")
+        source = Path(os.path.realpath(job.path))
+        if self._how == "link" and link(source, target):
+            return Taken(job, record, target, "linked")
+        copy(source, target)
+        return Taken(job, record, target, "copied")

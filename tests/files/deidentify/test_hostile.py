@@ -1,0 +1,256 @@
+"""Identity in places of which nobody thinks: it is cleaned, or the file is refused, and never let through."""
+
+from pathlib import Path
+from struct import pack
+
+import pydicom
+import pytest
+
+from dcmtools.files.deidentify.instance import Deidentifier, Settings
+from dcmtools.files.deidentify.profile import Profile
+from dcmtools.files.deidentify.pseudonyms import Key
+from dcmtools.model.errors import BadData, DcmtoolsError, Refused
+from tests.files.deidentify.markers import Writer, write
+
+KEY = Key(b"k" * 32)
+NAME, PATIENT = b"Zwentibold^Quirin", b"ZQ-778899"
+
+
+def run(
+    folder: Path, *parts: bytes, writer: Writer | None = None, profile: Profile | None = None, **more: object
+) -> bytes:
+    writer = writer or Writer()
+    identity = [writer.element(0x00100010, "PN", NAME), writer.element(0x00100020, "LO", PATIENT)]
+    given = {writer.tag_of(part) for part in parts}
+    data = writer.file(*(part for part in identity if writer.tag_of(part) not in given), *parts, **more)  # type: ignore[arg-type]
+    return deidentified(folder, data)
+
+
+def deidentified(folder: Path, data: bytes) -> bytes:
+    target = folder / "target.dcm"
+    target.unlink(missing_ok=True)
+    try:
+        Deidentifier(KEY, Settings(Profile())).deidentify(write(folder, data), target)
+    except DcmtoolsError:
+        assert not target.exists()
+        raise
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Scanner of Zwentibold", b"ZWENTIBOLD", b"quirin_zwentibold_t1", b"Zwentibold^Quirin", b"id:ZQ-778899;",
+        b"zwentibold.quirin@example.org", "Zwentibold".encode("utf-16-le"), b"1.2.3.4444.1.2.3",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("tag", [0x00080070, 0x00081090, 0x00180024])
+def test_identity_in_a_text_that_stays_is_cleaned(tag: int, text: bytes, tmp_path: Path) -> None:
+    result = run(tmp_path, Writer().element(tag, "LO", text), Writer().element(0x00180015, "CS", b"HEAD"))
+
+    assert text.lower() not in result.lower()
+    assert pydicom.dcmread(tmp_path / "target.dcm").BodyPartExamined == "HEAD"
+
+
+@pytest.mark.parametrize("name", [b"M\xfcller^Hans", "Müller^Hans".encode()])
+@pytest.mark.parametrize(
+    "text", ["MÜLLER", "müller", "M&#252;ller", r"M\u00fcller", "M%C3%BCller", "Mu\u0308ller", "Müller"]
+)
+def test_identity_that_is_no_ascii_is_found_in_other_spellings(name: bytes, text: str, tmp_path: Path) -> None:
+    writer = Writer()
+    charset = b"ISO_IR 100" if b"\xfc" in name else b"ISO_IR 192"
+
+    result = run(
+        tmp_path, writer.element(0x00080005, "CS", charset), writer.element(0x00100010, "PN", name),
+        writer.element(0x00080070, "LO", text.encode()),
+    )  # fmt: skip
+
+    assert text.encode() not in result
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_short_name_and_short_identifier_count_as_whole_values_only(encoding: str, tmp_path: Path) -> None:
+    writer = Writer(encoding)
+    parts = [
+        writer.element(0x00100010, "PN", b"Li^Bo"), writer.element(0x00100020, "LO", b"12"),
+        writer.element(0x00080070, "LO", b"Li"), writer.element(0x00081090, "LO", b"12"),
+        writer.element(0x00180024, "SH", b"Lively 12"), writer.element(0x00180080, "DS", b"12"),
+    ]  # fmt: skip
+
+    run(tmp_path, *parts, writer=writer)
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert (read.Manufacturer, read.ManufacturerModelName) == ("REMOVED", "REMOVED")
+    assert (read.SequenceName, read.RepetitionTime) == ("Lively 12", 12)
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW", "UN", "UL", "FD"])
+def test_identity_in_a_value_that_is_no_text_is_refused(vr: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="left in the result"):
+        run(tmp_path, Writer().element(0x00281201, vr, NAME + b"       "))
+
+
+def test_identity_behind_the_samples_of_native_pixels_is_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    shape = [
+        writer.element(tag, "US", pack("<H", n))
+        for tag, n in ((0x00280002, 1), (0x00280010, 4), (0x00280011, 4), (0x00280100, 16))
+    ]
+
+    assert run(tmp_path, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32)))
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32) + NAME))
+
+
+JPEG = b"\xff\xd8%s\xff\xda\0\x08\1\1\0\0\x3f\0" + b"\x12\x34\xff\0" * 8 + b"\xff\xd9%s"
+JP2K = b"\xff\x4f\xff\x51\0\4\0\0%s\xff\x90\0\x0a\0\0\0\0\0\x20\0\1\xff\x93" + b"\x55" * 18 + b"\xff\xd9%s"
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (JPEG % (b"\xff\xfe\0\x14" + b"%s", b""), "comment"),
+        (JPEG % (b"\xff\xe1\0\x14" + b"%s", b""), "application segment"),
+        (JPEG % (b"", b"%s"), "behind the end"),
+        (JP2K % (b"\xff\x64\0\x14" + b"%s", b""), "JPEG 2000 comment"),
+        (JP2K % (b"", b"%s"), "JPEG 2000 behind the end"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x1axml %s", "JP2 box"),
+        (bytes(64) + b"%s", "RLE"),
+    ],
+)  # fmt: skip
+def test_identity_beside_the_samples_of_a_frame_is_refused(frame: bytes, words: str, tmp_path: Path) -> None:
+    def file(text: bytes) -> bytes:
+        writer = Writer()
+        body = frame.replace(b"%s", text.ljust(18))
+        body += b"\0" * (len(body) % 2)
+        items = pack("<HHI", 0xFFFE, 0xE000, 0) + pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
+        head = writer.element(0x7FE00010, "OB", b"")[:-4] + b"\xff" * 4
+        pixels = head + items + pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        parts = (writer.element(0x00100010, "PN", NAME), writer.element(0x00100020, "LO", PATIENT))
+        return writer.file(*parts, pixels=pixels).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")
+
+    assert deidentified(tmp_path, file(b"harmless"))
+    with pytest.raises(Refused, match="beside the samples"):
+        deidentified(tmp_path, file(NAME))
+
+
+def test_identity_in_the_offset_table_is_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    items = pack("<HHI", 0xFFFE, 0xE000, 18) + NAME + b" " + pack("<HHI", 0xFFFE, 0xE000, 64) + bytes(64)
+    pixels = writer.element(0x7FE00010, "OB", b"")[:-4] + b"\xff" * 4 + items + pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, pixels=pixels)
+
+
+def test_overlay_in_the_high_bits_of_pixels_is_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [writer.element(0x60000100, "US", pack("<H", 16)), writer.element(0x60000102, "US", pack("<H", 12))]
+
+    with pytest.raises(Refused, match="overlay"):
+        run(tmp_path, *parts)
+
+
+def test_second_element_with_the_same_tag_goes_as_the_first(tmp_path: Path) -> None:
+    writer = Writer()
+    twice = writer.element(0x00100010, "PN", b"Other^Qwertz") + writer.element(0x00100010, "PN", NAME)
+
+    result = run(tmp_path, twice)
+
+    assert b"Qwertz" not in result
+    assert b"Zwentibold" not in result
+
+
+def test_name_in_a_sequence_of_another_character_set_goes_and_is_searched_for(tmp_path: Path) -> None:
+    writer = Writer()
+    name = "Ямада^Таро"
+    item = writer.item(
+        writer.element(0x00080005, "CS", b"ISO_IR 144"), writer.element(0x00100010, "PN", name.encode("iso8859_5"))
+    )
+    kept = writer.element(0x00080070, "LO", "Ямада".encode())
+
+    result = run(tmp_path, writer.sequence(0x52009229, item), kept)
+
+    assert "Ямада".encode() not in result
+    assert name.encode("iso8859_5") not in result
+
+
+def test_identity_within_a_removed_sequence_is_searched_for_too(tmp_path: Path) -> None:
+    writer = Writer()
+    removed = writer.sequence(0x00101002, writer.item(writer.element(0x00100020, "LO", b"OLDID-5544332")))
+
+    result = run(tmp_path, removed, writer.element(0x00080070, "LO", b"was OLDID-5544332"))
+
+    assert b"5544332" not in result
+
+
+def test_text_vr_that_is_not_the_dictionarys_does_not_hide_a_name(tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [writer.element(0x00100010, "LO", NAME), writer.element(0x00281050, "PN", b"Hidden^Qwertz")]
+    parts += [writer.element(0x52009229, "UT", b"Sequence Qwertz"), writer.element(0x00181020, "DA", b"19770707")]
+
+    result = run(tmp_path, *parts)
+
+    for word in (b"Zwentibold", b"Qwertz", b"19770707"):
+        assert word not in result
+
+
+def test_patient_who_is_called_as_the_profile_is_not_refused(tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100010, "PN", b"Basic^Profile"), writer.element(0x00080070, "LO", b"Basic")
+    )
+
+    assert result.count(b"Basic") == 1  # in the meaning of the code
+
+
+def test_element_nobody_knows_goes(tmp_path: Path) -> None:
+    assert b"Qwertz" not in run(tmp_path, Writer().element(0x00189ABC, "LO", b"Qwertz"))
+
+
+def test_sequences_without_end_are_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    deep = writer.element(0x00104321, "LO", b"x")
+    for _ in range(80):
+        deep = writer.sequence(0x52009229, writer.item(deep))
+
+    with pytest.raises(BadData, match="nested"):
+        deidentified(tmp_path, writer.file(deep))
+
+
+def test_private_sop_class_and_directory_are_refused(tmp_path: Path) -> None:
+    writer = Writer()
+
+    with pytest.raises(Refused, match="SOP Class"):
+        deidentified(tmp_path, writer.file(writer.element(0x00080016, "UI", b"1.2.3.4")))
+
+
+def test_deflated_data_set_stays_deflated_and_loses_its_identity(tmp_path: Path) -> None:
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    from tests.builders import write_instance
+
+    source = write_instance(tmp_path / "in.dcm", syntax=DeflatedExplicitVRLittleEndian, PatientName="Zwentibold^Quirin")
+
+    deidentified(tmp_path, source.read_bytes())
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert read.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+    assert "Zwentibold" not in str(read)
+    assert read.PixelData == pydicom.dcmread(source).PixelData
+
+
+def test_large_values_and_pixels_are_copied_as_they_are(tmp_path: Path) -> None:
+    writer = Writer()
+    pixels = bytes(range(256)) * 12_000
+    parts = [
+        writer.element(0x00091010, "OB", b"Qwertz" * 300_000),
+        writer.element(0x00420011, "OB", b"Qwertz" * 300_000),
+    ]
+    parts.append(writer.element(0x56000020, "OF", pixels))
+
+    result = run(tmp_path, *parts, pixels=writer.element(0x7FE00010, "OW", pixels))
+
+    assert b"Qwertz" not in result
+    assert result.count(pixels) == 2
