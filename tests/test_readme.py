@@ -41,7 +41,7 @@ VARIES = [
     (r"\b2\.25\.\d+", "UID"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
     (r"_[0-9a-f]{8}\b", "_HASH"),
-    (r"\bP\d{14}\b", "ACCESSION"),
+    (r"(?<![^\W_])P\d{14}\b", "ACCESSION"),
     (r"\b20\d{6}(?=\b|_)", "DATE"),
     (r" {2,}", "  "),
 ]
@@ -204,7 +204,9 @@ def test_call_is_understood(call: str) -> None:
     command: Command = get_command(app)
     words = shlex.split(call)
     while inner := getattr(command, "commands", None):
-        command = inner[words.pop(0)]
+        verb = " ".join(words[:2])  # such as index check
+        name, words = (verb, words[2:]) if verb in inner else (words[0], words[1:])
+        command = inner[name]
 
     command.make_context("dcmtools", words)
 

@@ -1,21 +1,29 @@
 """Asks the index or nodes, once or for the records of a stream; what fails is told, and the rest goes on."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcmtools.cli.frame import Frame
-from dcmtools.model.errors import BadData, DcmtoolsError
+from dcmtools.cli.frame import INDEX_NAME, Frame
+from dcmtools.disk.atomic import TEMPORARY_PREFIX
+from dcmtools.model.errors import BadData, DcmtoolsError, UsageError
 from dcmtools.model.keys import QUERY_BY_KEYWORD
+from dcmtools.model.levels import deeper
 from dcmtools.model.query import Query
 from dcmtools.model.record import UNIQUE_KEY, Record, encode, pick, type_of
 
 if TYPE_CHECKING:
+    from dcmtools.disk.index import Index
+    from dcmtools.disk.indexes import Indexes
     from dcmtools.model.node import Node
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _AT_ONCE = 64  # records that one question is about: C-FIND takes a list of UIDs (PS3.4 C.2.2.2.2)
 _TOLD = frozenset({"error", "event"})
+_BATCH = 1000
 
 
 @dataclass(slots=True)
@@ -49,9 +57,53 @@ def ask(frame: Frame, nodes: Sequence[str], query: Query, stack: str = "own") ->
     if not nodes:
         yield from frame.index(must_exist=True).find(query)
         return
+    if lower := deeper(query.returns, query.level):
+        raise UsageError(f"nodes tell nothing of {lower[0]} at {query.level} level", "ask at its own level")
     from dcmtools.network.find import find_on
 
     yield from find_on(_known(frame, nodes), frame.settings.local, query, stop=frame.stop, stack=stack)
+
+
+def several(names: Sequence[str]) -> "Indexes":
+    """The indexes of these names, asked as one."""
+    from dcmtools.disk.indexes import Indexes
+
+    return Indexes(indexes_named(names))
+
+
+def indexes_named(names: Sequence[str]) -> "list[Index]":
+    """The indexes of these names, each a file or the folder of an archive; NoInput when one is not there."""
+    from dcmtools.disk.index import Index
+
+    files = [Path(name).expanduser() for name in names]
+    return [Index(file / INDEX_NAME if file.is_dir() else file, must_exist=True) for file in files]
+
+
+def from_stdin(frame: Frame, query: Query) -> Iterator[Record]:
+    """The answers of the index that the records on stdin make; what else is there passes through."""
+    from tempfile import TemporaryDirectory
+
+    from dcmtools.disk.index import Index
+
+    with TemporaryDirectory(prefix=TEMPORARY_PREFIX) as folder:
+        index = Index(Path(folder) / INDEX_NAME)
+        records = frame.records()
+        while batch := list(islice(records, _BATCH)):
+            index.append(record for record in batch if type_of(record) == "instance" and "SOPInstanceUID" in record)
+            yield from (record for record in batch if type_of(record) in _TOLD)
+        yield from index.find(query)
+
+
+def counted(frame: Frame, found: Iterable[Record], query: Query, nodes: Sequence[str]) -> Iterator[Record]:
+    """How many records were found, of each node when nodes were asked; errors among them are told."""
+    counts = Counter({node.name: 0 for node in _known(frame, nodes)} or {"": 0})
+    for record in found:
+        if type_of(record) in _TOLD:
+            yield record
+        else:
+            counts[str(record.get("node") or "")] += 1
+    for node, count in counts.items():
+        yield {"type": "count", "level": query.level, "count": count, **({"node": node} if node else {})}
 
 
 def ask_for_each(
@@ -123,7 +175,9 @@ def _ordered(answers: Iterable[Record], query: Query) -> Iterator[Record]:
             else:
                 yield record
 
-    for record in query.ordered(good()):
+    from dcmtools.disk.ordering import ordered
+
+    for record in ordered(good(), query):
         yield from aside
         aside.clear()
         yield record

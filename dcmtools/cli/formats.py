@@ -200,6 +200,10 @@ def format_for(name: str, fields: Sequence[str] | None, *, to_terminal: bool) ->
         return Separated("," if name == "csv" else "\t", fields, to_terminal=to_terminal)
     if name in {"paths", "paths0"}:
         return Paths(b"\n" if name == "paths" else b"\0", to_terminal=to_terminal)
+    if name == "tree":
+        from dcmtools.cli.tree import Tree
+
+        return Tree(fields, to_terminal=to_terminal)
     return _SIMPLE[name](fields, to_terminal=to_terminal)
 
 

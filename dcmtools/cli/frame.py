@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import date
 from functools import cached_property
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -83,6 +84,7 @@ class Frame:
         self._framed = False
         self._failures = 0
         self._alike: Counter[tuple[str, str]] = Counter()
+        self._indexes: list[Index] = []
         self._begun = time.monotonic()
         self._speak()
 
@@ -121,7 +123,9 @@ class Frame:
         """
         from dcmtools.disk.index import Index
 
-        return Index(self.index_file, must_exist=must_exist)
+        index = Index(self.index_file, must_exist=must_exist)
+        self._indexes.append(index)
+        return index
 
     @property
     def today(self) -> date:
@@ -130,10 +134,10 @@ class Frame:
 
         return today(self.settings.zone)
 
-    def query(self, selectors: Selectors, level: Level | None = None) -> Query:
+    def query(self, selectors: Selectors, level: Level | None = None, returns: tuple[str, ...] = ()) -> Query:
         """The query that the selectors mean; `level` is the one where --level was not given."""
         dated = selectors.date or selectors.since or selectors.until
-        return query_of(selectors, self.today if dated else date.min, level)
+        return query_of(selectors, self.today if dated else date.min, level, returns)
 
     @property
     def jobs(self) -> int:
@@ -153,6 +157,23 @@ class Frame:
             self.talk.info("reading records from the terminal; end them with Ctrl-D")
         self._stream = Stream(self.stop)
         return self._stream.records()
+
+    def lines(self, source: Path) -> Iterator[bytes]:
+        """The lines of a list, lazily, or what zero bytes part in it; `-` is stdin. NoInput when it is not there."""
+        if source == Path("-"):
+            if self._stream is not None:
+                raise UsageError("stdin was given twice", "use - once")
+            self._stream = Stream(self.stop)
+            return self._stream.lines()
+        try:
+            file = source.expanduser().open("rb", buffering=0)
+        except OSError as problem:
+            raise from_os(problem, "reading the list", source) from problem
+        return self._lines_of(file)
+
+    def _lines_of(self, file: RawIOBase) -> Iterator[bytes]:
+        with file:
+            yield from Stream(self.stop, file.fileno()).lines()
 
     def tell_skipped(self, skipped: Mapping[str, int]) -> None:
         """Says, to whom wants to know more, what a scan passed over."""
@@ -291,8 +312,17 @@ class Frame:
         except DcmtoolsError as problem:
             self._fail(problem.record())
         code = self._exit_code(fail_if_empty=fail_if_empty, drains=drains)
+        self._tell_bad_lines()
         self._summarize(code, drains=drains)
         return code
+
+    def _tell_bad_lines(self) -> None:
+        """Says which indexes have lines that are no records: what they were is not found any more."""
+        for index in {index.file: index for index in self._indexes}.values():
+            with suppress(DcmtoolsError):
+                if bad := index.bad_lines_seen:
+                    lines = "1 line of {} is no record" if bad == 1 else f"{bad:,} lines of {{}} are no records"
+                    self.talk.warning(f"{lines.format(index.file)}; see dcmtools index check")
 
     def _drain(self, *, keep: bool) -> None:
         left = self.stop.seconds_left

@@ -29,6 +29,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nodes": ("nodes", "Show and change the list of nodes."),
     "echo": ("echo", "Ask nodes whether they are there (C-ECHO)."),
     "index": ("index", "Add DICOM files to the index where they lie."),
+    "index check": ("index_check", "Hold the index against its lines, its view and the files that it tells of."),
+    "index compact": ("index_compact", "Write the index anew without what says nothing any more."),
+    "index export": (
+        "index_export",
+        "Write all instances of the index to a Parquet file, for DuckDB, Spark or pandas.",
+    ),
+    "index merge": ("index_merge", "Take what other indexes know into the index, without reading the files again."),
+    "index stats": (
+        "index_stats",
+        "Tell how much the index holds: patients, studies, series, instances, bytes, dates.",
+    ),
     "import": ("import_", "Bring DICOM files into the archive and its index."),
     "find": ("find", "Find patients, studies, series or instances in the index or on nodes."),
     "move": ("move", "Retrieve studies, series or instances from a node (C-MOVE)."),
@@ -74,6 +85,12 @@ class LazyGroup(TyperGroup):
         super().__init__(**settings)
         self.commands = Commands()
 
+    def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
+        """The command that the arguments begin with; a verb such as `index check` has two words."""
+        if " ".join(args[:2]) in COMMANDS:
+            args = [" ".join(args[:2]), *args[2:]]
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """Writes the list of subcommands."""
         del ctx
@@ -84,7 +101,11 @@ class LazyGroup(TyperGroup):
         """The subcommands that go on like the word, or the options."""
         from typer._click.shell_completion import CompletionItem
 
-        found = [CompletionItem(name, help=row[1]) for name, row in COMMANDS.items() if name.startswith(incomplete)]
+        found = [
+            CompletionItem(name, help=row[1])
+            for name, row in COMMANDS.items()
+            if name.startswith(incomplete) and " " not in name
+        ]
         return found if incomplete[:1] != "-" else super(TyperGroup, self).shell_complete(ctx, incomplete)
 
 
@@ -180,7 +201,8 @@ def _failed(problem: Exception) -> int:
 
 def _called() -> str:
     """The command as it was typed, as far as it is one."""
-    return " ".join(["dcmtools", *(word for word in sys.argv[1:2] if word in COMMANDS)])
+    words = next((words for count in (2, 1) if (words := " ".join(sys.argv[1 : 1 + count])) in COMMANDS), "")
+    return f"dcmtools {words}".rstrip()
 
 
 def _tell(path: str, problem: "DcmtoolsError") -> int:

@@ -11,11 +11,12 @@ import typer
 
 from dcmtools.cli.completion import complete_keys, complete_nodes
 from dcmtools.model.errors import UsageError
+from dcmtools.model.filters import parse_filter
 from dcmtools.model.keys import QUERY_BY_KEYWORD
 from dcmtools.model.query import Query, level_of, parse_key, parse_sort
 from dcmtools.model.record import Level
 
-Format = Literal["jsonl", "table", "csv", "tsv", "json", "dicom-json", "paths", "paths0", "uids"]
+Format = Literal["jsonl", "table", "csv", "tsv", "json", "dicom-json", "paths", "paths0", "uids", "tree"]
 
 Word = TypeVar("Word", bound=str)
 
@@ -118,7 +119,7 @@ class Selectors:
         _selector(
             "--where",
             metavar="KEYWORD=VALUE",
-            help="As --key, but looked at here, in the answers.",
+            help="Looked at here, in the answers; also with !=, <, <=, >, >=.",
             autocompletion=complete_keys,
         ),
     ] = None
@@ -128,6 +129,9 @@ class Selectors:
     sort: Annotated[
         str | None, _selector("--sort", metavar="KEY,-KEY", help="The order; - in front of a key turns it round.")
     ] = None
+    ignore_accents: Annotated[
+        bool, _selector("--ignore-accents", help="Names match whatever their accents: Muller is Müller.")
+    ] = False
     limit: Annotated[int | None, _selector("--limit", min=1, metavar="N", help="At most so many.")] = None
     all: Annotated[bool, _selector("--all", help="Everything: no selector was forgotten.")] = False
 
@@ -160,7 +164,7 @@ _KEYS: dict[str, str] = {
     "physician": "ReferringPhysicianName",
 }
 # What shapes the answer and chooses nothing.
-_SHAPING = ("level", "sort", "limit")
+_SHAPING = ("level", "sort", "limit", "ignore_accents")
 # Those that may be several, with commas between; C-FIND joins the values of a list with backslashes.
 _LISTS: dict[str, str] = {
     "study_uid": "StudyInstanceUID",
@@ -170,7 +174,7 @@ _LISTS: dict[str, str] = {
 }
 
 
-def query_of(selectors: Selectors, today: date, level: Level | None = None) -> Query:
+def query_of(selectors: Selectors, today: date, level: Level | None = None, returns: tuple[str, ...] = ()) -> Query:
     """The query that the selectors mean; `level` is the one where --level was not given (default: study).
 
     Without either, a key that only instances have brings the query to instance level.
@@ -190,9 +194,11 @@ def query_of(selectors: Selectors, today: date, level: Level | None = None) -> Q
     return Query(
         level=chosen,
         keys=keys,
-        where=dict(parse_key(text) for text in selectors.where or ()),
+        where=tuple(parse_filter(text) for text in selectors.where or ()),
         sort=parse_sort(selectors.sort or ""),
         limit=selectors.limit,
+        returns=returns,
+        ignore_accents=selectors.ignore_accents,
     )
 
 
@@ -210,8 +216,10 @@ def check_input(inputs: Sequence[str], selectors: Selectors, *, need: bool = Fal
     if inputs and given(selectors):
         raise UsageError("selectors do not choose from what is given", "filter with dcmtools find -")
     for name in _SHAPING if inputs else ():
-        if getattr(selectors, name) is not None:
-            raise UsageError(f"--{name} does not go together with - or paths", "use it with dcmtools find -")
+        if getattr(selectors, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} does not go together with - or paths", "use it with dcmtools find -"
+            )
     if "-" in inputs and len(inputs) > 1:
         raise UsageError("- stands for all input", "give - or paths, not both")
     if need and not (inputs or given(selectors)):

@@ -1,5 +1,6 @@
 """What a command works on: records on stdin (`-`), files and folders, or what selectors choose from the index."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,23 @@ Paths = Annotated[
     list[str],
     typer.Argument(
         metavar="- | PATH...", help="- for paths or records on stdin, or files and folders.", show_default=False
+    ),
+]
+
+PathsOrList = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="- | PATH...", help="- for paths or records on stdin, or files and folders.", show_default=False
+    ),
+]
+
+FilesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--files-from",
+        metavar="-|FILE",
+        help="Take the paths from a list, one a line or with zero bytes between them (find -print0).",
+        show_default=False,
     ),
 ]
 
@@ -96,6 +114,29 @@ def _instances_below(frame: Frame, paths: Sequence[Path | str]) -> Iterator[Reco
         except DcmtoolsError as problem:
             if str(found) in named or problem.cause not in {"not-dicom", "dicomdir"}:
                 yield problem.record()
+
+
+def paths_or_list(
+    frame: Frame,
+    inputs: Sequence[str] | None,
+    files_from: Path | None,
+    take: Callable[[Iterator[Path]], Iterator[Record]],
+) -> Iterator[Record]:
+    """What `take` makes of the paths, as `beside`, or of those in a list; UsageError without either, or with both."""
+    if files_from is not None:
+        if inputs:
+            raise UsageError("--files-from does not go together with paths", "put them into the list")
+        return take(_listed(frame.lines(files_from)))
+    if not inputs:
+        raise UsageError("nothing was given", "give - or paths, or --files-from")
+    return beside(frame, inputs, take)
+
+
+def _listed(lines: Iterable[bytes]) -> Iterator[Path]:
+    for line in lines:
+        name = line if os.path.lexists(line) else line.rstrip(b"\r")  # as Windows ends its lines
+        if name.strip():
+            yield Path(os.fsdecode(name))
 
 
 def beside(frame: Frame, inputs: Sequence[str], take: Callable[[Iterator[Path]], Iterator[Record]]) -> Iterator[Record]:

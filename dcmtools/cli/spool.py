@@ -7,6 +7,7 @@ is nothing to write.
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,8 @@ from dcmtools.disk.atomic import TEMPORARY_PREFIX, make_folders
 
 IN_MEMORY = 1 << 20
 _CHUNK = 1 << 18
+# Seconds in which more may come before it is written: to wake for each of thousands of records took a third of a run.
+_GATHER = 0.002
 
 
 class Spool:
@@ -54,6 +57,7 @@ class Spool:
                 self._memory.append(data)
                 self._size += len(data)
             if self._asleep:
+                self._asleep = False  # once is enough: the next put may come before it is awake
                 self._wake()
 
     def close(self, seconds: float | None = None) -> bool:
@@ -108,6 +112,8 @@ class Spool:
         poll.register(self._out, 0)  # POLLERR comes unasked when the other end of a pipe is closed
         if any(descriptor == self._out for descriptor, _ in poll.poll()):
             raise BrokenPipeError
+        if not self._closing:
+            time.sleep(_GATHER)
         with self._lock:
             self._asleep = False
             os.read(self._wake_out, 4096)

@@ -37,7 +37,7 @@ class Stream:
 
     def records(self) -> Iterator[Record]:
         """All records but the frame's, then what is missing of series that were cut off."""
-        for number, line in enumerate(self._split(), 1):
+        for number, line in enumerate(self.lines(), 1):
             if not line or line.isspace():
                 continue
             try:
@@ -104,7 +104,7 @@ class Stream:
             self._told.add(encode(record))
             yield record
 
-    def _split(self) -> Iterator[bytes]:
+    def lines(self) -> Iterator[bytes]:
         """The lines; where zero bytes are among the first of them, as from `find -print0`, what is between those."""
         rest, mark = b"", b""
         while chunk := self._chunk():

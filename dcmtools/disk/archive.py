@@ -1,7 +1,8 @@
 """The archive: a folder of files, one an instance, with its index (DESIGN §4).
 
 An instance lies at <StudyInstanceUID>/<SeriesInstanceUID>/<SOPInstanceUID>.dcm, so that a name which is taken is how a
-duplicate shows. What comes in is written below `.dcmtools-incoming` and gets its name when it is whole and synced.
+duplicate shows; where another layout was asked for, the index shows it. What comes in is written below
+`.dcmtools-incoming` and gets its name when it is whole and synced.
 """
 
 import errno
@@ -10,17 +11,19 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX, fsync_folder, link_into, make_folders, temporary_name
-from dcmtools.disk.header import read_header
+from dcmtools.disk.copying import copy, link
+from dcmtools.disk.header import read_header, read_meta
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import flock_within, open_lock
 from dcmtools.disk.part10 import data_set_hash, same_data_set
 from dcmtools.disk.tree import INDEX_NAME, QUARANTINE
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, DiskFull, IOFailure, Locked, from_os
+from dcmtools.model.layout import parse_layout
 from dcmtools.model.names import is_uid, safe_name
 from dcmtools.model.record import Record, event, path_keys, path_of, pick
 
@@ -33,6 +36,7 @@ _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DAMAGES = frozenset({"truncated", "bad-length", "not-dicom"})
 
 State = Literal["received", "present", "conflict"]
+OnDuplicate = Literal["first", "newest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Committed:
     state: State
     path: Path
     record: Record
+    replaced: Path | None = None  # where the version is kept that was the answer before
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +61,32 @@ class Incoming:
 
 
 class Archive:
-    """A folder with instances and their index. Nothing in it is ever overwritten, and nothing lands outside it."""
+    """A folder with instances and their index. Nothing in it is ever overwritten, and nothing lands outside it.
 
-    def __init__(self, root: Path | str) -> None:
+    Of two data sets with one SOP Instance UID the first is the answer, or the newest; the other is in quarantine.
+    """
+
+    def __init__(self, root: Path | str, layout: str = "uid", *, on_duplicate: OnDuplicate = "first") -> None:
         self.root = Path(os.path.realpath(root))
+        self.layout = parse_layout(layout)
+        self.on_duplicate = on_duplicate
         self.index = Index(self.root / INDEX_NAME, self.root)
         self._making = threading.Lock()
         self._turn = threading.Condition()
         self._claims: set[str] = set()
 
     def path_for(self, record: Record) -> Path:
-        """Where an instance belongs; BadData when its UIDs are none."""
+        """Where an instance belongs; BadData when its UIDs are none.
+
+        Where a layout does not tell instances apart, and another one has the name already, it is another name.
+        """
         uids = [record.get(key) for key in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         if not all(map(is_uid, uids)):
             raise BadData("an instance without usable UIDs has no place in an archive", cause="bad-uid")
-        study, series, instance = (safe_name(str(uid)) for uid in uids)
-        return self.root / study / series / f"{instance}.dcm"
+        final = self.root / self.layout.path(record)
+        if not self.layout.tells_instances_apart and _is_of_another(final, record):
+            return self.root / self.layout.distinct_path(record)
+        return final
 
     def require_free(self, least: int) -> None:
         """DiskFull when fewer than so many bytes are left for the archive."""
@@ -189,13 +204,47 @@ class Archive:
             committed = _committed("received", final, record)
             known.append(committed.record)
             return committed
+        if first is None and self.path_for(record) != final:  # another process gave the name to another instance
+            return self._place(temporary, record, known, events)
         first = first or final
         if _is_same(temporary, first):
             temporary.unlink()
             return _committed("present", first, record)
         if self._make_way(first, known, events):
             return self._place(temporary, record, known, events)
+        if self.on_duplicate == "newest":
+            return self._instead(temporary, record, first, known, events)
         return self._beside(temporary, record, first)
+
+    def keeps(self, path: Path, record: Record) -> bool:
+        """Whether the quarantine has the data set of a file already, as another version of its instance."""
+        digest = data_set_hash(os.path.realpath(path))
+        return any(_has(kept, digest) for kept in self._set_aside_paths(record, digest))
+
+    def _instead(
+        self, temporary: Path, record: Record, first: Path, known: list[Record], events: list[Record]
+    ) -> Committed:
+        """Makes a file the answer and sets the one that was it aside, unless it is itself an older version of it.
+
+        The older one is in quarantine, and in the index as such, before its name is free.
+        """
+        try:
+            older = read_header(first)
+        except BadData:  # somebody has to look at that one
+            return self._beside(temporary, record, first)
+        if self.keeps(temporary, record):
+            temporary.unlink()
+            return _committed("present", first, older)
+        aside = temporary.with_name(temporary_name())
+        if not link(first, aside):
+            copy(first, aside)
+        _sync(aside)
+        kept, _ = self._set_aside(aside, older)
+        fsync_folder(kept.parent)
+        if kept not in map(path_of, known):  # whoever set it aside first may have died before this
+            self.index.append([{**older, **path_keys(kept), "state": "conflict", "duplicate_of": os.fspath(first)}])
+        first.unlink()
+        return replace(self._place(temporary, record, known, events), replaced=kept)
 
     def _link(self, temporary: Path, final: Path) -> bool:
         """Whether a file could be given its name."""
@@ -276,19 +325,21 @@ class Archive:
     def _set_aside(self, temporary: Path, record: Record) -> tuple[Path, bool]:
         """Moves a file into the quarantine, where the same data set is kept once; its path, and if it is new."""
         digest = data_set_hash(temporary)
-        name = safe_name(str(record.get("SOPInstanceUID") or "unknown"))
         with self._folder(QUARANTINE) as folder:
-            for digits in (8, len(digest)):
-                path = self.root / QUARANTINE / f"{name}.{digest[:digits]}.dcm"
+            for path in self._set_aside_paths(record, digest):
                 try:
                     link_into(temporary, folder, path.name)
                 except FileExistsError:
-                    if data_set_hash(path) != digest:
+                    if not _has(path, digest):
                         continue
                     temporary.unlink()
                     return path, False
                 return path, True
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
+
+    def _set_aside_paths(self, record: Record, digest: str) -> list[Path]:
+        name = safe_name(str(record.get("SOPInstanceUID") or "unknown"))
+        return [self.root / QUARANTINE / f"{name}.{digest[:digits]}.dcm" for digits in (8, len(digest))]
 
     @contextmanager
     def _folder(self, *names: str) -> Iterator[int]:
@@ -346,6 +397,19 @@ def _damage(path: Path, told: Record) -> str:
     except BadData as problem:
         return problem.cause if problem.cause in _DAMAGES else ""
     return ""
+
+
+def _has(path: Path, digest: str) -> bool:
+    """Whether a file is there and has the data set of this hash."""
+    return path.is_file() and data_set_hash(path) == digest
+
+
+def _is_of_another(path: Path, record: Record) -> bool:
+    """Whether a name is taken by something that is not this instance."""
+    try:
+        return bool(read_meta(path).sop_instance != record["SOPInstanceUID"])
+    except BadData:
+        return os.path.lexists(path)
 
 
 def _is_same(temporary: Path, first: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from dcmtools.disk.dataset import Encoding, Odd, Walk, encoding_of
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import Changed, Meta, OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
+from dcmtools.disk.runs import Runs
 from dcmtools.disk.values import Element, decoder_for, quiet
 from dcmtools.model.errors import BadData
 from dcmtools.model.keys import BY_KEYWORD, BY_TAG, LAST_TAG
@@ -30,6 +31,8 @@ _MAX_FOR_PYDICOM = 64 << 20
 _ELEMENT = Struct("<HH2sH")
 _LENGTH = Struct("<I")
 _PIXEL_DATA = b"\xe0\x7f\x10\0"
+_USUAL = Encoding(explicit=True)
+_RUNS = Runs(BY_TAG)
 _NATIVE = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 
 
@@ -100,7 +103,7 @@ def _instance(file: OpenFile) -> Record:
         raise BadData("it ends after its meta information", cause="truncated")
     encoding = encoding_in(file, meta)
     read, start, end = source_of(file, meta, encoding)
-    walk = Walk(start, end, encoding, BY_TAG, last=LAST_TAG)
+    walk = Walk(start, end, encoding, BY_TAG, last=LAST_TAG, runs=_RUNS if encoding == _USUAL else None)
     try:
         return _walked(file, walk, read, encoding, meta)
     except BadData as problem:  # whose instance is missing then is known, as far as the walk came

@@ -1,22 +1,28 @@
 """The index of an archive: one JSON line an instance, append-only; the last for an instance at a path wins (DESIGN §4).
 
-Lines are instance records, events (series-complete, incomplete) and tombstones. What a reader keeps of them in memory
-is where each stands, so that an answer is the very line of the file.
+Lines are instance records, events (series-complete, incomplete) and tombstones. Where each stands is kept in a view
+that is derived from them, so that an answer is the very line of the file, and found without reading the others.
 """
 
 import os
-import threading
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from dcmtools.disk.compaction import Compacted, compact
+from dcmtools.disk.following import Follower
+from dcmtools.disk.index_scan import scanned
 from dcmtools.disk.journal import Journal
-from dcmtools.disk.positions import Position, Positions
+from dcmtools.disk.ordering import ordered
+from dcmtools.disk.view import View
+from dcmtools.disk.view_counts import counts_of
+from dcmtools.disk.view_lookup import Place, of_group
+from dcmtools.disk.view_query import answers
+from dcmtools.disk.view_tail import Tail
 from dcmtools.model.errors import BadData, NoInput, from_os
 from dcmtools.model.levels import group
 from dcmtools.model.query import Query
-from dcmtools.model.record import UNIQUE_KEY, Record, decode, encode, path_keys, path_of, pick, type_of
-
-_BLOCK = 4 << 20
+from dcmtools.model.record import UNIQUE_KEY, Level, Record, decode, encode, name_of, path_keys, pick, type_of
 
 
 class Index:
@@ -33,18 +39,20 @@ class Index:
         if must_exist and not self.file.is_file():
             reason = f"there is no index {self.file}"
             raise NoInput(reason, "make it with dcmtools index or dcmtools import", **path_keys(self.file))
+        self._below = f"{self.root}/" if self.root != "/" else "\0"
         self._journal = Journal(self.file)
-        self._guard = threading.RLock()
-        self._positions = Positions()
-        self._told = 0
-        self._told_before: frozenset[tuple[str, str]] | None = None
+        self._view = View(self.file, self.root, self._key_of)
+        self._follower = Follower(self.file, self._key_of)
 
     @property
     def bad_lines(self) -> int:
         """How many lines of the file are no records."""
-        with self._guard:
-            self._close(self._caught_up())
-            return self._positions.bad_lines
+        return self._view.counts().bad
+
+    @property
+    def bad_lines_seen(self) -> int:
+        """How many of the lines that were looked at so far are no records."""
+        return self._view.bad_seen()
 
     def append(self, records: Iterable[Record]) -> None:
         """Adds records, synced to the disk when this returns; DiskFull or IOFailure when none of them was added.
@@ -62,46 +70,66 @@ class Index:
         """Adds a tombstone for each record: it is no longer at its path."""
         self.append({"type": "tombstone", **pick(record, "SOPInstanceUID", "path", "path_b64")} for record in records)
 
+    def statistics(self) -> Record:
+        """How much it holds: lines, patients, studies, series, instances, bytes; and where its view lies."""
+        with self._view.snapshot() as snapshot:
+            counts = {} if snapshot is None else counts_of(snapshot.view)
+            view = self._view.file
+        return {"type": "index", **path_keys(self.file), **counts, "view": os.fspath(view) if view else None}
+
+    def compact(self, *, dry_run: bool = False) -> Compacted:
+        """Writes the file anew without lines that say nothing any more, and tells what became of it."""
+        done = compact(self._journal, self._view, self._key_of, dry_run=dry_run)
+        self._view.counts()  # whoever asks next shall not have to wait
+        return done
+
     def instances(self) -> Iterator[Record]:
         """All instances that are there, each once, in the order of their lines."""
-        return self._read(Positions.all)
+        return self._answers(Query("instance"))
 
     def find(self, query: Query) -> Iterator[Record]:
         """The records at the query's level to which a matching instance belongs, in the query's order."""
-        return query.ordered(group(self._candidates(query), query))
+        return ordered(self._answers(query), query)
+
+    def scan(self, query: Query) -> Iterator[Record]:
+        """As `find`, from the lines alone and without the view: all of them are read, so that it takes seconds."""
+        return ordered(group(self._scanned(), query), query)
 
     def lookup(self, sop_instance_uids: Collection[str]) -> dict[str, Record]:
         """SOP Instance UID -> record, for those that are there."""
-        found = self._read(lambda positions: positions.of_instances(sop_instance_uids))
+        found = self._quickly(lambda tail, view: tail.of_instances(view, sop_instance_uids))
         return {str(record["SOPInstanceUID"]): record for record in found}
 
     def everywhere(self, sop_instance_uids: Collection[str]) -> dict[str, list[Record]]:
         """SOP Instance UID -> its records at all paths, oldest first, aliases and conflicts too."""
         found: dict[str, list[Record]] = {}
-        for record in self._read(lambda positions: positions.everywhere(sop_instance_uids)):
+        for record in self._quickly(lambda tail, view: tail.everywhere(view, sop_instance_uids)):
             found.setdefault(str(record["SOPInstanceUID"]), []).append(record)
         return found
 
     def by_study(self, uid: str) -> Iterator[Record]:
         """The instances of a study."""
-        return self._read(lambda positions: positions.of_study(uid))
+        return self.belonging_to("study", uid)
 
     def by_series(self, uid: str) -> Iterator[Record]:
         """The instances of a series."""
-        return self._read(lambda positions: positions.of_series(uid))
+        return self.belonging_to("series", uid)
+
+    def belonging_to(self, level: Level, name: str) -> Iterator[Record]:
+        """The instances of a patient (by PatientID), study or series; the one of this UID at instance level."""
+        if level == "instance":
+            return iter(self.lookup((name,)).values())
+        return self._read(lambda view: of_group(view, level, name))
 
     def by_paths(self, paths: Iterable[str | os.PathLike[str]]) -> dict[str, Record]:
         """Path -> record of what was at it when it was indexed, aliases and conflicts too, for paths that are known."""
-        names = {self._key_of(path): os.fspath(path) for path in paths}
-        found: dict[str, Record] = {}
-        for record in self._read(lambda positions: positions.at_paths(names)):
-            if path := path_of(record):
-                found[os.fspath(path)] = record
-        return found
+        names = [self._key_of(path) for path in paths]
+        found = self._quickly(lambda tail, view: tail.at_paths(view, names))
+        return {name: record for record in found if (name := name_of(record))}
 
     def events(self) -> Iterator[Record]:
         """The events, oldest first."""
-        return self._read(lambda positions: positions.events)
+        return self._read(lambda view: view.execute("SELECT offset, length FROM event ORDER BY offset").fetchall())
 
     def expand(self, records: Iterable[Record]) -> Iterator[Record]:
         """The instances that records of any level stand for; other records, and those with a path, pass through.
@@ -110,31 +138,23 @@ class Index:
         """
         for record in records:
             kind = type_of(record)
-            if kind not in UNIQUE_KEY or path_of(record):
+            if kind not in UNIQUE_KEY or name_of(record):
                 yield record
             elif not (uid := record.get(UNIQUE_KEY[kind])) or not isinstance(uid, str):
                 yield BadData(f"a {kind} record without {UNIQUE_KEY[kind]}", cause="bad-uid").record()
             else:
                 yield from self._expanded(record, kind, uid)
 
+    def skip(self) -> None:
+        """Lets `catch_up` begin behind the last line that is there now."""
+        self._follower.skip()
+
     def catch_up(self) -> list[Record]:
         """The lines that came since the last call, all at the first one; lines that are no records are left out.
 
         After the file was replaced: what was not there before.
         """
-        with self._guard:
-            descriptor = self._caught_up()
-            if descriptor is None:
-                return []
-            try:
-                before, self._told_before = self._told_before, None
-                start, self._told = self._told, self._positions.consumed
-                if before is not None:
-                    found = sorted([*self._positions.all_but(before), *self._positions.events])
-                    return list(self._records(descriptor, found))
-                return list(self._lines(descriptor, start, self._told))
-            finally:
-                os.close(descriptor)
+        return [self._outward(record) for record in self._follower.news()]
 
     def _expanded(self, record: Record, kind: str, uid: str) -> Iterator[Record]:
         found: Iterator[Record]
@@ -146,7 +166,7 @@ class Index:
             case "study":
                 found = self.by_study(uid)
             case _:
-                found = (one for one in self.instances() if one.get("PatientID") == uid)
+                found = self.belonging_to("patient", uid)
         is_there = False
         for one in found:
             is_there = True
@@ -157,113 +177,75 @@ class Index:
             keys = {key: record[key] for key in UNIQUE_KEY.values() if key in record and key != "PatientID"}
             yield NoInput(f"{name} is not in {self.file}", "retrieve it first (dcmtools move)", **keys).record()
 
-    def _candidates(self, query: Query) -> Iterator[Record]:
-        """The instances among which a query's answers are: the studies of the UIDs that it names, else all."""
-        named = {kind: _exact(query.keys.get(UNIQUE_KEY[kind], "")) for kind in ("study", "series", "instance")}
-        if query.level == "patient" or not any(named.values()):
-            return self.instances()
-        return self._read(lambda positions: positions.of_studies_with(named))
-
-    def _read(self, select: Callable[[Positions], Iterable[Position]]) -> Iterator[Record]:
-        """The records at the positions selected, as the file had them when the first was asked for."""
-        with self._guard:
-            descriptor = self._caught_up()
-            if descriptor is None:
-                return
-            chosen = sorted(select(self._positions))
-        try:
-            yield from self._records(descriptor, chosen)
-        finally:
-            os.close(descriptor)
-
-    def _records(self, descriptor: int, positions: Iterable[Position]) -> Iterator[Record]:
-        for position in positions:
-            try:
-                yield self._outward(decode(os.pread(descriptor, position.length, position.offset)))
-            except ValueError:  # cut off since by a writer whose disk was full
-                continue
-
-    def _lines(self, descriptor: int, start: int, end: int) -> Iterator[Record]:
-        for _, line in _whole_lines(descriptor, start, end):
-            try:
-                yield self._outward(decode(line))
-            except ValueError:
-                continue
-
-    def _caught_up(self) -> int | None:
-        """A descriptor of the file, after the positions followed its growth; None when there is none."""
+    def _scanned(self) -> Iterator[Record]:
         try:
             descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            self._start_again(Positions())
-            return None
+            return
         except OSError as problem:
             raise from_os(problem, "reading", self.file) from problem
         try:
-            state = os.fstat(descriptor)
-            identity = (state.st_dev, state.st_ino)
-            if not self._positions.go_on_in(identity, state.st_size, descriptor):
-                self._start_again(Positions(identity))
-            for offset, line in _whole_lines(descriptor, self._positions.consumed, state.st_size):
-                self._positions.take(line, offset, self._key_of)
-            self._positions.remember_end(descriptor)
-        except BaseException:
+            yield from (self._outward(decode(raw)) for raw in scanned(descriptor, self._key_of))
+        finally:
             os.close(descriptor)
-            raise
-        return descriptor
 
-    def _start_again(self, positions: Positions) -> None:
-        if self._told and self._told_before is None:
-            self._told_before = self._positions.keys()
-        self._positions = positions
-        self._told = 0
+    def _answers(self, query: Query) -> Iterator[Record]:
+        with self._view.apart() as snapshot:
+            if snapshot is not None:
+                yield from answers(snapshot.view, query, lambda *place: self._record(snapshot.descriptor, *place))
+
+    def _quickly(self, select: Callable[[Tail, sqlite3.Connection], Iterable[Place]]) -> Iterator[Record]:
+        """The records at the places selected, without the view being brought up to date for that."""
+        if (found := self._view.places(select)) is not None:
+            yield from self._records(*found)
+
+    def _read(self, select: Callable[[sqlite3.Connection], Iterable[Place]]) -> Iterator[Record]:
+        """The records at the places selected, as the file had them when the first was asked for."""
+        with self._view.snapshot() as snapshot:
+            if snapshot is None:
+                return
+            places = sorted(select(snapshot.view))
+            descriptor = os.dup(snapshot.descriptor)
+        yield from self._records(descriptor, places)
+
+    def _records(self, descriptor: int, places: Iterable[Place]) -> Iterator[Record]:
+        """The records at these places of a file, whose descriptor is closed at the end."""
+        try:
+            for offset, length in places:
+                if (record := self._record(descriptor, offset, length)) is not None:
+                    yield record
+        finally:
+            os.close(descriptor)
+
+    def _record(self, descriptor: int, offset: int, length: int) -> Record | None:
+        """The record of a line; None when it was cut off since, by a writer whose disk was full."""
+        try:
+            return self._outward(decode(os.pread(descriptor, length, offset)))
+        except ValueError:
+            return None
 
     def _key_of(self, path: str | os.PathLike[str]) -> str:
         """A path as the index names it: relative below the root, whichever way a line writes it."""
-        text = os.fspath(path)
-        below = text.startswith(self.root) and text[len(self.root) : len(self.root) + 1] == "/"
-        return text[len(self.root) + 1 :] if below else text
+        return os.fspath(path).removeprefix(self._below)
 
     def _lines_of(self, records: Iterable[Record]) -> bytes:
         return b"".join(encode(self._inward(record)) for record in records)
 
     def _inward(self, record: Record) -> Record:
-        kept = {key: value for key, value in record.items() if key != "state" or value == "conflict"}
-        if path := path_of(record):
+        kept = record.copy()
+        if kept.get("state") != "conflict":
+            kept.pop("state", None)
+        if name := name_of(record):
             kept.pop("path_b64", None)
-            kept |= path_keys(self._key_of(path))
+            kept |= path_keys(self._key_of(name))
         if isinstance(first := record.get("duplicate_of"), str):
             kept["duplicate_of"] = self._key_of(first)
         return kept
 
     def _outward(self, record: Record) -> Record:
-        if "path_b64" in record and (path := path_of(record)):
-            record |= path_keys(os.path.join(self.root, path))
+        if "path_b64" in record and (name := name_of(record)):
+            record |= path_keys(os.path.join(self.root, name))
         for key in ("path", "duplicate_of"):
             if isinstance(text := record.get(key), str) and not text.startswith("/"):
                 record[key] = f"{self.root}/{text}"
         return record
-
-    @staticmethod
-    def _close(descriptor: int | None) -> None:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _whole_lines(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The lines between two offsets, each with its own; a last one without its newline is left for later."""
-    offset, rest = start, b""
-    while offset + len(rest) < end and (
-        block := os.pread(descriptor, min(_BLOCK, end - offset - len(rest)), offset + len(rest))
-    ):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            yield offset, line
-            offset += len(line) + 1
-
-
-def _exact(wanted: str) -> frozenset[str]:
-    """The UIDs that a key names; none when it has wildcards."""
-    return (
-        frozenset() if "*" in wanted or "?" in wanted else frozenset(uid.strip() for uid in wanted.split("\\") if uid)
-    )

@@ -1,4 +1,4 @@
-"""Where settings, data and state lie unless somebody says otherwise (DESIGN §7; XDG Base Directory Specification)."""
+"""Where settings, data, state and caches lie unless somebody says otherwise (DESIGN §7; XDG Base Directory)."""
 
 import os
 from pathlib import Path
@@ -24,6 +24,11 @@ def default_archive() -> Path:
 def state_folder() -> Path:
     """Where transfers and ledgers are kept."""
     return _base("XDG_STATE_HOME", ".local/state") / "dcmtools"
+
+
+def cache_folder() -> Path:
+    """Where what can be made anew is kept."""
+    return _base("XDG_CACHE_HOME", ".cache") / "dcmtools"
 
 
 def _base(variable: str, below_home: str) -> Path:

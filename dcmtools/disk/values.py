@@ -51,6 +51,7 @@ _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV
 _OPAQUE = frozenset({"AT", "OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"})
 # Beyond this many values of one attribute they are all different, and remembering them is of no use.
 _MEMORY = 1024
+_UNSEEN = object()
 # The largest integer that every reader of JSON keeps exactly.
 _EXACT = 2**53
 
@@ -67,19 +68,20 @@ class Decoder:
     def __init__(self, charset: bytes = b"", *, big: bool = False) -> None:
         self._encodings = encodings(charset)
         self._order = ">" if big else "<"
-        self._memory: dict[int, dict[Element, Any]] = {tag: {} for tag in BY_TAG}
+        self._memory: dict[int, tuple[str, dict[Element, Any]]] = {tag: (BY_TAG[tag].keyword, {}) for tag in BY_TAG}
 
     def record(self, found: Mapping[int, Element]) -> Record:
         """Keyword -> value for elements (VR, bytes) under the tags of index keys."""
         record = {}
+        memory = self._memory
         for tag, element in found.items():
-            known = self._memory[tag]
-            if element not in known:
+            keyword, known = memory[tag]
+            value = known.get(element, _UNSEEN)
+            if value is _UNSEEN:
                 if len(known) >= _MEMORY:
                     known.clear()
-                known[element] = self.value(BY_TAG[tag], element)
-            value = known[element]
-            record[BY_TAG[tag].keyword] = value.copy() if type(value) is list else value
+                value = known[element] = self.value(BY_TAG[tag], element)
+            record[keyword] = value.copy() if type(value) is list else value
         return record
 
     def value(self, key: Key, element: Element) -> Any:

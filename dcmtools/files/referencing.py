@@ -5,29 +5,49 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from dcmtools.disk.header import read_header
 from dcmtools.disk.index import Index
+from dcmtools.disk.parallel import serially
 from dcmtools.disk.part10 import same_data_set
-from dcmtools.disk.tree import Skipped, files_below
-from dcmtools.model.errors import BadData, DcmtoolsError
-from dcmtools.model.record import Record, path_keys, path_of, pick
+from dcmtools.disk.scanning import CHUNK, Spread, header_of, scan
+from dcmtools.disk.tree import Skipped, names_below
+from dcmtools.model.errors import BadData
+from dcmtools.model.record import Record, name_of, path_keys, pick
+
+__all__ = [
+    "BATCH",
+    "SECONDS",
+    "References",
+    "Stop",
+    "conflicting",
+    "header_of",
+    "holds_same",
+    "index_paths",
+    "is_error",
+    "never",
+]
 
 Stop = Callable[[], bool]
 
 # What goes to the disk together: many enough for one sync to be cheap, few enough for the lines to come out steadily.
 BATCH = 1000
 SECONDS = 1.0
-_CHUNK = 256
 # Errors that tell of our reading and not of the file.
 _MAY_BE_THERE = frozenset({"unreadable", "changed", "vanished", "temporary"})
+# What a line of the index says beside what was read.
+_MARKS = frozenset({"duplicate_of", "state"})
 
 _T = TypeVar("_T")
 
 
 def never() -> bool:
     """Says that nobody wants to stop."""
+    return False
+
+
+def trust(known: Record) -> bool:  # noqa: ARG001 - the signature of doubt
+    """Doubts nothing."""
     return False
 
 
@@ -39,18 +59,48 @@ def index_paths(
     dry_run: bool = False,
     stop: Stop = never,
     skipped: Skipped | None = None,
+    spread: Spread = serially,
+    doubt: Callable[[Record], bool] = trust,
 ) -> Iterator[Record]:
     """A record for each file, which stays where it is: its instance, or why there is none.
 
     The `state` is indexed, present (unchanged since, by size and time, or the same data set as a file that the index
-    has; the record is then that file's) or conflict (another file has this UID, with other content).
+    has; the record is then that file's) or conflict (another file has this UID, with other content). A `dry_run`
+    writes nothing; the state is then planned, and the `plan` what it would be. `spread` is how the files are read; of
+    what the index knows, what is to `doubt` is read again, however unchanged it looks.
     """
-    references = _References(index, dry_run=dry_run)
-    for chunk in _chunks(until(stop, files_below(paths, follow=follow, skipped=skipped)), _CHUNK):
-        known = index.by_paths(one for one in chunk if isinstance(one, Path))
-        for one in chunk:
-            yield from references.add(one, known.get(os.fspath(one)) if isinstance(one, Path) else None)
+    references = References(index, dry_run=dry_run)
+    found = until(stop, names_below(paths, follow=follow, skipped=skipped))
+    for entries, headers in scan(_looked_up(found, index, doubt), spread):
+        unread = iter(headers)
+        for entry in entries:
+            yield from references.add(next(unread) if entry.to_read else entry.found, entry.known)
     yield from references.flush()
+
+
+class _Entry(NamedTuple):
+    """A file, or what is told of it at once, with what the index has of its path."""
+
+    found: str | Record
+    known: Record | None
+    to_read: bool
+
+
+def _looked_up(
+    found: Iterable[str | Record], index: Index, doubt: Callable[[Record], bool]
+) -> Iterator[tuple[list[str], list[_Entry]]]:
+    """Chunks of files: those that must be read, and all."""
+    for chunk in _chunks(found, CHUNK):
+        known = index.by_paths(one for one in chunk if isinstance(one, str))
+        entries = [_entry(one, known, doubt) for one in chunk]
+        yield [one.found for one in entries if one.to_read and isinstance(one.found, str)], entries
+
+
+def _entry(found: str | Record, known_at: dict[str, Record], doubt: Callable[[Record], bool]) -> _Entry:
+    if not isinstance(found, str):
+        return _Entry(found, None, to_read=False)
+    known = known_at.get(found)
+    return _Entry(found, known, to_read=known is None or doubt(known) or not is_unchanged(found, known))
 
 
 def until(stop: Stop, items: Iterable[_T]) -> Iterator[_T]:
@@ -65,14 +115,6 @@ def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def header_of(path: Path) -> Record:
-    """The instance record of a file, or an error record; links that were not to be followed do not come here."""
-    try:
-        return read_header(path, follow=path.is_symlink())
-    except DcmtoolsError as problem:
-        return problem.record()
 
 
 def is_error(record: Record) -> bool:
@@ -93,7 +135,7 @@ def holds_same(one: Path, other: Path) -> bool:
         return False
 
 
-class _References:
+class References:
     """Files that are indexed where they lie, a batch at a time."""
 
     def __init__(self, index: Index, *, dry_run: bool) -> None:
@@ -101,30 +143,60 @@ class _References:
         self._dry_run = dry_run
         self._items: list[tuple[Record, Record | None]] = []
         self._since = time.monotonic()
+        self._same: dict[tuple[str, str], bool] = {}
 
-    def add(self, found: Path | Record, known: Record | None) -> Iterator[Record]:
-        """Takes a file in, with what the index has of its path; the records of the batch when it is due."""
-        if not isinstance(found, Path):
-            self._items.append((found, None))
-        elif known and _is_unchanged(found, known):
+    def add(self, found: str | Record, known: Record | None) -> Iterator[Record]:
+        """Takes in what was read, or a path that is as the index knows it; the records of the batch when it is due."""
+        if not isinstance(found, str):
+            self._items.append((found, known))
+        elif known:
             self._items.append((self._told_again(known), None))
-        else:
-            self._items.append((header_of(found), known))
         if len(self._items) >= BATCH or time.monotonic() - self._since >= SECONDS:
             yield from self.flush()
 
     def flush(self) -> Iterator[Record]:
         """Appends the batch's lines and tells of it."""
         items, self._items = self._items, []
-        firsts = self._index.lookup({str(record["SOPInstanceUID"]) for record, _ in items if _is_new(record)})
-        lines: list[Record] = []
-        told = [self._taken(record, known, firsts, lines) for record, known in items]
-        if self._dry_run:
-            told = [record if is_error(record) else {**record, "dry_run": True} for record in told]
-        else:
-            self._index.append(lines)
-        yield from told
+        told: list[Record] = []
+
+        def look() -> list[Record]:
+            lines: list[Record] = []
+            told.extend(self._decided(items, lines))
+            return lines
+
+        if self._dry_run or not any(known or _is_new(record) for record, known in items):
+            look()
+        else:  # while nobody else writes: what another run has added meanwhile is not added again
+            self._compare(items)
+            self._index.append_after(look)
+        yield from map(_planned, told) if self._dry_run else told
         self._since = time.monotonic()
+
+    def _compare(self, items: list[tuple[Record, Record | None]]) -> None:
+        """Finds out, before others are kept from writing, which files hold the same data set as those of the index."""
+        self._same.clear()
+        firsts = self._firsts(items)
+        for record, _ in items:
+            first = firsts.get(str(record.get("SOPInstanceUID"))) if _is_new(record) else None
+            path, there = name_of(record), name_of(first) if first else None
+            if path and there and path != there and not _is_gone(there):
+                self._holds_same(path, there)
+
+    def _holds_same(self, path: str, there: str) -> bool:
+        pair = (path, there)
+        if pair not in self._same:
+            self._same[pair] = holds_same(Path(path), Path(os.path.realpath(there)))
+        return self._same[pair]
+
+    def _firsts(self, items: list[tuple[Record, Record | None]]) -> dict[str, Record]:
+        return self._index.lookup({str(record["SOPInstanceUID"]) for record, _ in items if _is_new(record)})
+
+    def _decided(self, items: list[tuple[Record, Record | None]], lines: list[Record]) -> list[Record]:
+        """The records to tell of a batch; what the index has to learn goes to `lines`."""
+        firsts = self._firsts(items)
+        read = [path for record, known in items if (known or _is_new(record)) and (path := name_of(record))]
+        there = self._index.by_paths(read) if read else {}
+        return [self._taken(record, there, firsts, lines) for record, _ in items]
 
     def _told_again(self, known: Record) -> Record:
         if known.get("state") == "conflict":  # until somebody has looked at it, it is said again
@@ -133,36 +205,59 @@ class _References:
             known = self._index.lookup((known["SOPInstanceUID"],)).get(known["SOPInstanceUID"], known)
         return {**known, "state": "present"}
 
-    def _taken(self, record: Record, known: Record | None, firsts: dict[str, Record], lines: list[Record]) -> Record:
-        """The record to tell of a file; what the index has to learn goes to `lines`."""
+    def _taken(
+        self, record: Record, known_at: dict[str, Record], firsts: dict[str, Record], lines: list[Record]
+    ) -> Record:
+        path = name_of(record)
+        known = known_at.get(path) if path and "state" not in record else None
         if known and _has_gone_bad(record):
             lines.append(_tombstone(known))
-        if not _is_new(record):
+        if not _is_new(record) or path is None:
             return record
+        if known and _says_the_same(known, record):
+            return self._told_again(known)
         uid = str(record["SOPInstanceUID"])
         if known and known["SOPInstanceUID"] != uid:
             lines.append(_tombstone(known))
-        path, first = path_of(record), firsts.get(uid)
-        there = path_of(first) if first else None
+        line = self._line(record, path, firsts, lines)
+        lines.append(line)
+        known_at[path] = line
+        if line.get("state") == "conflict":
+            return conflicting(line)
+        return (
+            {**firsts[uid], "state": "present", "source": str(path_keys(path)["path"])}
+            if line is not record
+            else {**record, "state": "indexed"}
+        )
+
+    def _line(self, record: Record, path: str, firsts: dict[str, Record], lines: list[Record]) -> Record:
+        """The line of a file that is new, or new in what it holds: its record, marked if another is the answer."""
+        uid = str(record["SOPInstanceUID"])
+        first = firsts.get(uid)
+        there = name_of(first) if first else None
         if first and there and there != path and _is_gone(there):  # it was moved here
             lines.append(_tombstone(first))
             first = None
-        if first is None or there is None or there == path or path is None:
+        if first is None or there is None or there == path:
             firsts[uid] = record
-            lines.append(record)
-            return {**record, "state": "indexed"}
-        mark = {"duplicate_of": os.fspath(there)}
-        if holds_same(path, Path(os.path.realpath(there))):
-            lines.append({**record, **mark})
-            return {**first, "state": "present", "source": shown(path)}
-        lines.append({**record, **mark, "state": "conflict"})
-        return conflicting({**record, **mark})
+            return record
+        mark = {"duplicate_of": there}
+        return {**record, **mark} if self._holds_same(path, there) else {**record, **mark, "state": "conflict"}
 
 
 def conflicting(record: Record) -> Record:
     """The record of a file whose SOP Instance UID another file has with other content, as it is told."""
     reason = f"its SOP Instance UID is that of {record['duplicate_of']}, which has other content"
     return {**record, "state": "conflict", "reason": reason, "advice": "both are kept, and the first stays the answer"}
+
+
+def _planned(record: Record) -> Record:
+    """What a run that changes nothing tells of a file."""
+    return {**record, "state": "planned", "plan": "indexed"} if record.get("state") == "indexed" else record
+
+
+def _says_the_same(known: Record, record: Record) -> bool:
+    return {key: value for key, value in known.items() if key not in _MARKS} == record
 
 
 def _is_new(record: Record) -> bool:
@@ -178,10 +273,10 @@ def _tombstone(record: Record) -> Record:
     return {"type": "tombstone", **pick(record, "SOPInstanceUID", "path", "path_b64")}
 
 
-def _is_gone(path: Path) -> bool:
+def _is_gone(path: str) -> bool:
     """Whether nothing has this name; what cannot be looked at may be there."""
     try:
-        path.lstat()
+        os.lstat(path)
     except FileNotFoundError:
         return True
     except OSError:
@@ -189,9 +284,10 @@ def _is_gone(path: Path) -> bool:
     return False
 
 
-def _is_unchanged(path: Path, known: Record) -> bool:
+def is_unchanged(path: str, known: Record) -> bool:
+    """Whether a file has the size and time with which the index knows it."""
     try:
-        state = path.stat()
+        state = os.stat(path)
     except OSError:
         return False
     return (known.get("size"), known.get("mtime_ns")) == (state.st_size, str(state.st_mtime_ns))

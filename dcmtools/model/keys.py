@@ -100,6 +100,12 @@ QUERY_BY_KEYWORD = MappingProxyType({key.keyword: key for key in (*KEYS, *QUERY_
 QUERY_BY_TAG = MappingProxyType({key.tag: key for key in (*KEYS, *QUERY_KEYS)})
 
 
+# What records hold of an instance beside attributes of its data set (DESIGN §3).
+OTHER_KEYS = frozenset(
+    {"TransferSyntaxUID", "date_range", "mtime_ns", "node", "path", "sha256", "size", "source", "state", "type"}
+)
+
+
 def keywords_of(level: Level) -> tuple[str, ...]:
     """The index keys that belong to a level, in the order of their tags."""
     return tuple(key.keyword for key in KEYS if key.level == level)

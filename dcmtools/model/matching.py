@@ -14,32 +14,48 @@ from dcmtools.model.keys import QUERY_BY_KEYWORD
 
 Test = Callable[[Any], bool]
 
+_REMEMBERED = 4096  # texts: many instances have the same
 
+
+@lru_cache(maxsize=_REMEMBERED)
 def fold(text: str) -> str:
     """The text as it is compared: NFKC, case folded, white space at its ends dropped."""
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def fold_name(text: str) -> str:
     """A person name as it is compared: folded, no trailing carets or equals signs, no spaces around components."""
     return re.sub(r"\s*\^\s*", "^", fold(text)).rstrip("^= ")
 
 
-def matches(keyword: str, wanted: str, value: Any) -> bool:
-    """Whether a record's value under a keyword answers what is wanted; a list matches when one of its values does."""
+def without_accents(text: str) -> str:
+    """The text with every accented letter as its plain one."""
+    if text.isascii():
+        return text
+    plain = (one for one in unicodedata.normalize("NFD", text) if unicodedata.category(one) != "Mn")
+    return unicodedata.normalize("NFC", "".join(plain))
+
+
+def matches(keyword: str, wanted: str, value: Any, *, ignore_accents: bool = False) -> bool:
+    """Whether a record's value under a keyword answers what is wanted; a list matches when one of its values does.
+
+    `ignore_accents` is about person names alone: Muller is then Müller.
+    """
     if wanted in {"", "*"}:
         return True
     if value is None or value == []:
         return False
-    test = _test(keyword, wanted)
+    test = _test(keyword, wanted, ignore_accents)
     return any(test(one) for one in value) if isinstance(value, list) else test(value)
 
 
 @lru_cache(maxsize=256)
-def _test(keyword: str, wanted: str) -> Test:
+def _test(keyword: str, wanted: str, ignore_accents: bool) -> Test:  # noqa: FBT001  # by position, for the cache
     key = QUERY_BY_KEYWORD.get(keyword)
     kind = key.vr if key else "LO"
-    tests = [_single(kind, one) for one in wanted.split("\\")]
+    spelling = without_accents if ignore_accents else str
+    tests = [_person(one, spelling) if kind == "PN" else _single(kind, one) for one in wanted.split("\\")]
     return tests[0] if len(tests) == 1 else lambda value: any(test(value) for test in tests)
 
 
@@ -51,7 +67,7 @@ def _single(vr: str, wanted: str) -> Test:
     if vr in {"IS", "DS", "US"} and _number(wanted) is not None:
         number = _number(wanted)
         return lambda value: _number(value) == number
-    return _person(wanted) if vr == "PN" else _text(wanted)
+    return _text(wanted)
 
 
 def _range(vr: str, wanted: str) -> Test:
@@ -67,12 +83,12 @@ def _range(vr: str, wanted: str) -> Test:
     return lambda value: (not low or clean(str(value)) >= low) and (not high or clean(str(value))[: len(high)] <= high)
 
 
-def _person(wanted: str) -> Test:
-    pattern = _pattern(fold_name(wanted))
+def _person(wanted: str, spelling: Callable[[str], str]) -> Test:
+    pattern = _pattern(spelling(fold_name(wanted)))
 
     def test(value: Any) -> bool:
         groups = str(value).split("=")
-        return any(pattern.match(fold_name(group)) for group in (str(value), *groups) if group)
+        return any(pattern.match(spelling(fold_name(group))) for group in (str(value), *groups) if group)
 
     return test
 

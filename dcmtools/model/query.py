@@ -1,10 +1,11 @@
 """What is asked for: matching keys, a level, an order and a limit; the same for an index and for a node."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dcmtools.model.errors import UsageError
+from dcmtools.model.filters import Filter, checked_keyword, nearest
 from dcmtools.model.keys import BY_KEYWORD, QUERY_BY_KEYWORD
 from dcmtools.model.matching import matches
 from dcmtools.model.record import LEVELS, Level, Record
@@ -13,53 +14,56 @@ from dcmtools.model.record import LEVELS, Level, Record
 _TWINS = {"Modality": "ModalitiesInStudy", "ModalitiesInStudy": "Modality"}
 
 
+# The order in which patients, studies and series stand below each other.
+TREE_ORDER = tuple(
+    (key, False)
+    for key in ("PatientID", "StudyDate", "StudyTime", "StudyInstanceUID", "SeriesNumber", "SeriesInstanceUID")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query of PS3.4 C.2.2: `keys` match as in C-FIND, `where` filters the answers, `sort` and `limit` shape them."""
+    """A query of PS3.4 C.2.2: `keys` match as in C-FIND, `where` filters the answers, `sort` and `limit` shape them.
+
+    `returns` are keys that the answers shall have beside those of their level: of lower levels all values there are.
+    `ignore_accents` lets names match that differ in their accents only.
+    """
 
     level: Level = "study"
     keys: Mapping[str, str] = field(default_factory=dict)
-    where: Mapping[str, str] = field(default_factory=dict)
+    where: tuple[Filter, ...] = ()
     sort: tuple[tuple[str, bool], ...] = ()
     limit: int | None = None
     returns: tuple[str, ...] = ()
+    ignore_accents: bool = False
 
     @property
     def selects(self) -> bool:
         """Whether the query restricts anything at all."""
-        return any(value not in {"", "*"} for value in (*self.keys.values(), *self.where.values()))
+        return bool(self.where) or any(value not in {"", "*"} for value in self.keys.values())
 
     def __post_init__(self) -> None:
         """Raises UsageError for a filter on what the answers do not tell, wherever they come from."""
-        for keyword in self.where:
-            if not _is_told(keyword, self.level):
+        for keyword, *_ in self.where:
+            if keyword not in self.returns and not _is_told(keyword, self.level):
                 level = QUERY_BY_KEYWORD[keyword].level
                 reason = f"a {self.level} does not tell {keyword}, which belongs to the {level}"
-                raise UsageError(reason, f"match it with --key, or ask at {level} level")
+                raise UsageError(reason, f"match it with --key, ask for it with --return, or at {level} level")
 
     def matches(self, record: Record) -> bool:
         """Whether a record answers all keys; one that the record cannot tell of does not match."""
-        return all(_answers(record, key, wanted) for key, wanted in self.keys.items())
+        return all(
+            matches(key, wanted, _value(record, key), ignore_accents=self.ignore_accents)
+            for key, wanted in self.keys.items()
+        )
 
     def passes(self, record: Record) -> bool:
         """Whether an answer, at the query's level, passes the filters."""
-        return all(_answers(record, key, wanted) for key, wanted in self.where.items())
+        return all(one.passes(_value(record, one.keyword)) for one in self.where)
 
     def at(self, level: Level) -> "Query":
         """The same query at another level."""
         return replace(self, level=level)
-
-    def ordered(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records in the order that `sort` asks for, up to `limit`."""
-        found: Iterable[Record] = records
-        if self.sort:
-            found = list(records)
-            for key, descending in reversed(self.sort):
-                found = sorted(found, key=_by(key), reverse=descending)
-        for count, record in enumerate(found):
-            if self.limit is not None and count >= self.limit:
-                return
-            yield record
 
 
 def level_of(text: str) -> Level:
@@ -78,14 +82,22 @@ def parse_key(text: str) -> tuple[str, str]:
         raise UsageError(f"'{text}' is not KEYWORD=VALUE", "write for example StationName=MR1")
     keyword = keyword.strip()
     if keyword not in QUERY_BY_KEYWORD:
-        raise UsageError(f"'{keyword}' is not a key that queries know", _nearest(keyword))
+        raise UsageError(f"'{keyword}' is not a key that queries know", nearest(keyword))
     return keyword, value.strip()
 
 
 def parse_sort(text: str) -> tuple[tuple[str, bool], ...]:
-    """The order that `KEY,-KEY` asks for: pairs of key and whether it descends."""
+    """The order that `KEY,-KEY` asks for: pairs of key and whether it descends; UsageError for what is no key."""
     words = [word.strip() for word in text.split(",") if word.strip()]
-    return tuple((word.lstrip("+-"), word.startswith("-")) for word in words)
+    return tuple((checked_keyword(word.lstrip("+-")), word.startswith("-")) for word in words)
+
+
+def parse_returns(text: str) -> tuple[str, ...]:
+    """The keywords of `KEY,KEY`; UsageError for one that queries do not know."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        parse_key(f"{word}=")
+    return tuple(words)
 
 
 def _is_told(keyword: str, level: Level) -> bool:
@@ -96,30 +108,17 @@ def _is_told(keyword: str, level: Level) -> bool:
     return own == level or (keyword in BY_KEYWORD and LEVELS.index(own) < LEVELS.index(level))
 
 
-def _answers(record: Record, keyword: str, wanted: str) -> bool:
+def _value(record: Record, keyword: str) -> Any:
     value = record.get(keyword)
-    if value is None and keyword in _TWINS:
-        value = record.get(_TWINS[keyword])
-    return matches(keyword, wanted, value)
+    return record.get(_TWINS[keyword]) if value is None and keyword in _TWINS else value
 
 
-def _by(keyword: str) -> Callable[[Record], tuple[int, float, str]]:
-    return lambda record: _rank(record.get(keyword))
-
-
-def _rank(value: Any) -> tuple[int, float, str]:
+def rank(value: Any) -> tuple[int, float, str]:
     """An order over all values that records hold: empty first, then numbers, then text."""
     if value is None or value == []:
         return (0, 0.0, "")
     if isinstance(value, list):
-        return _rank(value[0])
+        return rank(value[0])
     if isinstance(value, int | float):
         return (1, float(value), "")
     return (2, 0.0, str(value).casefold())
-
-
-def _nearest(keyword: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(keyword, QUERY_BY_KEYWORD, n=1)
-    return f"did you mean {near[0]}?" if near else "use a DICOM keyword such as StudyDescription"

@@ -84,16 +84,22 @@ def path_keys(path: str | os.PathLike[str]) -> Record:
     return {"path": text}
 
 
-def path_of(record: Record) -> Path | None:
-    """The path that a record names, or None."""
+def name_of(record: Record) -> str | None:
+    """The path that a record names, as the system's functions take it, or None: making a Path takes far longer."""
     coded = record.get("path_b64")
     if isinstance(coded, str):
         try:
-            return Path(os.fsdecode(base64.b64decode(coded, validate=True)))
+            return os.fsdecode(base64.b64decode(coded, validate=True))
         except ValueError:
             return None
     path = record.get("path")
-    return Path(path) if isinstance(path, str) and path else None
+    return path if isinstance(path, str) and path else None
+
+
+def path_of(record: Record) -> Path | None:
+    """The path that a record names, or None."""
+    name = name_of(record)
+    return None if name is None else Path(name)
 
 
 def pick(record: Record, *keys: str) -> Record:

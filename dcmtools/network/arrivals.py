@@ -157,7 +157,7 @@ class Following(Arrivals):
 
     def open(self) -> None:
         """Begins behind the last line that the index has now."""
-        self._archive.index.catch_up()
+        self._archive.index.skip()
         self._thread.start()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from dcmtools.disk.ordering import ordered
 from dcmtools.model.errors import DcmtoolsError, ProtocolError, UsageError
 from dcmtools.model.keys import QUERY_BY_KEYWORD
 from dcmtools.model.matching import matches
@@ -42,7 +43,10 @@ def find(node: Node, local: Local, query: Query, *, stop: Stop = never, ask: typ
     Raises what `request` raises, and the error of a failure status; an answer that cannot be read is an error record.
     `limit` ends the query early with a C-CANCEL.
     """
-    with ask(node, local, stop) as levels, closing(_Search(levels, query).records()) as found:
+    with (
+        ask(node, local, stop, ignore_accents=query.ignore_accents) as levels,
+        closing(_Search(levels, query).records()) as found,
+    ):
         yield from _shaped(query, found)
 
 
@@ -102,7 +106,7 @@ def _shaped(query: Query, found: Iterable[Record]) -> Iterator[Record]:
             elif query.passes(record):
                 yield record
 
-    yield from query.ordered(good() if query.sort else itertools.islice(good(), query.limit))
+    yield from ordered(good() if query.sort else itertools.islice(good(), query.limit), query)
     yield from errors
 
 
@@ -211,7 +215,11 @@ class _Search:
     def _also(self, level: Level) -> list[str]:
         """What is wanted back at a level because the query filters, sorts or shows it."""
         query = self._query
-        known = (key for key in (*query.where, *dict(query.sort), *query.returns) if key in QUERY_BY_KEYWORD)
+        known = (
+            key
+            for key in (*(one.keyword for one in query.where), *dict(query.sort), *query.returns)
+            if key in QUERY_BY_KEYWORD
+        )
         return [key for key in known if _level(key) == level]
 
     def _anchored(self) -> bool:

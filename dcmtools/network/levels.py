@@ -63,8 +63,16 @@ _OF_THE_ANSWER = frozenset({"QueryRetrieveLevel", "SpecificCharacterSet"})
 class Levels:
     """An open association for C-FIND, on which one level after the other is asked."""
 
-    def __init__(self, node: Node, local: Local, stop: Stop = never, association: Association | None = None) -> None:
-        self.node, self.stop = node, stop
+    def __init__(
+        self,
+        node: Node,
+        local: Local,
+        stop: Stop = never,
+        association: Association | None = None,
+        *,
+        ignore_accents: bool = False,
+    ) -> None:
+        self.node, self.stop, self.ignore_accents = node, stop, ignore_accents
         self.association = association or request(node, local, FIND_CONTEXTS)
 
     def __enter__(self) -> Self:
@@ -93,7 +101,7 @@ class Levels:
         wanted = (*RETURNS[level], *(PATIENT_IN_STUDY if level == "study" and STUDY_ROOT_FIND in self.roots else ()))
         asked = {**dict.fromkeys((*wanted, *also), ""), **keys}
         restricting = {keyword: value for keyword, value in keys.items() if value not in {"", "*"}}
-        check = _Check(level, restricting, self.node.charset)
+        check = _Check(level, restricting, self.node.charset, self.ignore_accents)
         with closing(self._answers_to(level, asked)) as answers:
             seen: set[str] = set()
             for answer in answers:
@@ -200,6 +208,7 @@ class _Check:
     level: Level
     keys: Mapping[str, str]
     charset: str
+    ignore_accents: bool
     _told: set[str] = field(default_factory=set)
     _dropped: set[str] = field(default_factory=set)
 
@@ -224,7 +233,8 @@ class _Check:
             if not above:
                 self._dropped.add(keyword)
             return above
-        return matches(keyword, wanted, answer[keyword]) or self._is_hidden(wanted, answer)
+        found = matches(keyword, wanted, answer[keyword], ignore_accents=self.ignore_accents)
+        return found or self._is_hidden(wanted, answer)
 
     def _is_hidden(self, wanted: str, answer: Record) -> bool:
         """Whether the node could be told what is wanted, but cannot say it: Orthanc leaves out what Latin-1 has not."""

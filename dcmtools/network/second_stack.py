@@ -135,9 +135,9 @@ def echo_one(node: Node, local: Local, *, repeat: int = 1, stop: Stop = never) -
 class SecondLevels(Levels):
     """C-FIND at one level after the other, on pynetdicom's upper layer."""
 
-    def __init__(self, node: Node, local: Local, stop: Stop = never) -> None:
+    def __init__(self, node: Node, local: Local, stop: Stop = never, *, ignore_accents: bool = False) -> None:
         self._second = request(node, local, FIND_CONTEXTS)
-        super().__init__(node, local, stop, self._second)
+        super().__init__(node, local, stop, self._second, ignore_accents=ignore_accents)
 
     def _ask(self, level: Level, keys: Mapping[str, str]) -> Generator[Record]:
         from pynetdicom.dsutils import decode, encode

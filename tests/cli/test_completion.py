@@ -57,7 +57,7 @@ def complete(environment: dict[str, str], nodes: Path) -> Complete:
         ("dcmtools find --node PACS,PL", ["PACS,PLUTO"]),
         ("dcmtools store --to PA", ["PACS"]),
         ("dcmtools echo PL", ["PLUTO"]),
-        ("dcmtools find --format t", ["table", "tsv"]),
+        ("dcmtools find --format t", ["table", "tsv", "tree"]),
         ("dcmtools find --key PatientN", ["PatientName="]),
         ("dcmtools find --node Q", []),
     ],
@@ -69,7 +69,7 @@ def test_commands_options_nodes_and_keys_are_completed(complete: Complete, line:
 def test_list_of_commands_is_offered_in_the_order_of_the_help(complete: Complete) -> None:
     from dcmtools.cli.main import COMMANDS
 
-    assert complete("dcmtools ") == list(COMMANDS)
+    assert complete("dcmtools ") == [name for name in COMMANDS if " " not in name]
 
 
 def test_broken_nodes_file_is_no_reason_to_talk_into_the_command_line(complete: Complete, nodes: Path) -> None:

@@ -18,6 +18,9 @@ from tests.conftest import RunDcmtools, StartDcmtools
 # What each does without --dry-run is told by its state; `volumes.jsonl` has the volumes of the archive's studies.
 CALLS = {
     "index": "index scans --index new.jsonl",
+    "index compact": "index compact --archive archive",
+    "index merge": "index merge archive --index new.jsonl",
+    "index export": "index export --archive archive --parquet new.parquet",
     "import": "import scans --archive new",
     "import --move": "import scans --archive new --move",
     "import --reference": "import scans --archive new --reference",
@@ -34,7 +37,7 @@ CALLS = {
     "nodes copy": "nodes copy OLD NEW --nodes nodes.ini",
 }
 # These change nothing anyhow, or refuse the option.
-WITHOUT = {"find", "echo", "listen", "nodes list", "nodes show", "nodes check"}
+WITHOUT = {"find", "index check", "index stats", "echo", "listen", "nodes list", "nodes show", "nodes check"}
 
 
 def commands(command: Command, name: str = "") -> set[str]:
@@ -45,10 +48,15 @@ def commands(command: Command, name: str = "") -> set[str]:
 
 
 def tree(folder: Path) -> dict[str, tuple[object, ...]]:
-    """All names below a folder with what a write would change."""
+    """All names below a folder with what a write would change; the view of an index is made by whoever reads it."""
     found: dict[str, tuple[object, ...]] = {}
     for path in folder.rglob("*"):
         there = path.lstat()
+        if path.name.startswith("index.sqlite"):
+            continue
+        if (path / "index.jsonl").exists():  # with the view its folder changes, too
+            found[str(path.relative_to(folder))] = (there.st_mode, there.st_ino)
+            continue
         content = path.read_bytes() if stat.S_ISREG(there.st_mode) else b""
         found[str(path.relative_to(folder))] = (there.st_mode, there.st_ino, there.st_mtime_ns, there.st_nlink, content)
     return found

@@ -214,3 +214,86 @@ def test_limit_of_records_on_stdin_is_kept(dcmtools: RunDcmtools, archive: Path)
     done = dcmtools("find", "-", "--limit", "2", "--archive", archive, stdin=studies.stdout)
 
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+
+
+def test_names_match_without_accents_when_asked_to(find: Find) -> None:
+    assert len(find("-n", "muller*")[1]) == 0
+    assert len(find("-n", "muller*", "--ignore-accents")[1]) == 1
+
+
+def test_count_tells_how_many_and_nothing_else(find: Find) -> None:
+    assert find("--count")[1] == [{"type": "count", "level": "study", "count": 3}]
+    assert find("--count", "-m", "SR", "-l", "instance")[1] == [{"type": "count", "level": "instance", "count": 3}]
+    assert find("--count", "-p", "nobody")[1][0]["count"] == 0
+
+
+def test_return_tells_all_values_of_a_lower_level(find: Find) -> None:
+    (study,) = find("-p", "PHANTOM-0-001", "--return", "SeriesNumber,InstanceNumber")[1]
+
+    assert len(study["SeriesNumber"]) == 2  # type: ignore[arg-type]
+    assert study["InstanceNumber"] == list(range(1, 25))
+    assert len(find("--return", "InstanceNumber", "--where", "InstanceNumber>23", "-l", "series")[1]) == 3
+
+
+@pytest.mark.parametrize("words", [["--return", "Nonsense"], ["--sort", "Nonsense"], ["--where", "Nonsense=1"]])
+def test_key_that_nobody_has_is_a_usage_error(find: Find, words: list[str]) -> None:
+    code, _, said = find(*words)
+
+    assert code == 2
+    assert "'Nonsense'" in said
+
+
+def test_study_tells_its_size_and_dates(find: Find) -> None:
+    instances = find("-p", "PHANTOM-0-001", "-l", "instance")[1]
+    (study,) = find("-p", "PHANTOM-0-001")[1]
+
+    assert study["size"] == sum(int(str(one["size"])) for one in instances)
+    assert study["date_range"] == "20240131"
+
+
+def test_sizes_can_be_compared_and_sorted(find: Find) -> None:
+    sizes = [one["size"] for one in find("-l", "instance", "--sort", "-size")[1]]
+    large = find("-l", "instance", "--where", f"size>={sizes[9]}")[1]
+
+    assert sizes == sorted(sizes, reverse=True)  # type: ignore[type-var]
+    assert {one["size"] for one in large} == {size for size in sizes if size >= sizes[9]}  # type: ignore[operator]
+
+
+def test_tree_has_patients_with_studies_with_series(dcmtools: RunDcmtools, filled: Path) -> None:
+    done = dcmtools("find", "--archive", filled, "--tree")
+
+    rows = done.stdout.splitlines()
+    assert [len(row) - len(row.lstrip()) for row in rows] == [0, 2, 4, 4] * 3
+    assert rows[0].startswith("PHANTOM-0-001")
+    assert rows[2].endswith("24 instances")
+
+
+def test_records_on_stdin_can_be_the_index(find: Find, dcmtools: RunDcmtools) -> None:
+    lines = "".join(f"{json.dumps(one)}\n" for one in find("-l", "instance", "-m", "MR")[1])
+
+    done = dcmtools("find", "--index", "-", "--level", "series", "-n", "müller*", stdin=lines)
+
+    (series,) = records(done.stdout)
+    assert (series["NumberOfSeriesRelatedInstances"], series["Modality"]) == (24, "MR")
+
+
+def test_several_indexes_are_asked_as_one(dcmtools: RunDcmtools, filled: Path, phantoms: Path, tmp_path: Path) -> None:
+    dcmtools("index", phantoms, "--index", tmp_path / "other.jsonl")
+
+    both = dcmtools("find", filled, tmp_path / "other.jsonl")
+    missing = dcmtools("find", filled, tmp_path / "none.jsonl")
+
+    assert [one["NumberOfStudyRelatedInstances"] for one in records(both.stdout)] == [25, 25, 25]
+    assert missing.returncode == 66
+    assert "none.jsonl" in missing.stderr
+
+
+def test_lines_that_are_no_records_are_said(dcmtools: RunDcmtools, archive: Path) -> None:
+    with (archive / "index.jsonl").open("a") as out:
+        out.write("{broken\n")
+
+    done = dcmtools("find", "--archive", archive)
+
+    assert done.returncode == 0
+    assert "1 line of" in done.stderr
+    assert "dcmtools index check" in done.stderr

@@ -1,6 +1,7 @@
 """dcmtools import as a process."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,30 @@ def test_another_index_for_copies_and_two_ways_at_once_are_refused(dcmtools: Run
         assert dcmtools("import", scans, "--archive", "archive", *words).returncode == 2
 
 
+def test_layout_gives_the_files_other_places_in_the_archive(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:
+    done = dcmtools("import", scans, "--archive", "archive", "--layout", "{Modality}/{PatientID}/{SOPInstanceUID}.dcm")
+    again = dcmtools("import", scans, "--archive", "archive", "--new")
+
+    assert (done.returncode, again.returncode) == (0, 0)
+    found = records(done.stdout, "instance")
+    assert {Path(one["path"]).parents[1].name for one in found} == {one["Modality"] for one in found}
+    assert records(again.stdout, "instance") == []
+    assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 75
+
+
+@pytest.mark.parametrize(
+    "words", [["--layout", "{PatientId}/x"], ["--layout", "/abs/{PatientID}"], ["--layout", "patient", "--reference"]]
+)
+def test_layout_that_means_nothing_is_refused(
+    dcmtools: RunDcmtools, scans: Path, tmp_path: Path, words: list[str]
+) -> None:
+    done = dcmtools("import", scans, "--archive", "archive", *words)
+
+    assert done.returncode == 2
+    assert "layout" in done.stderr
+    assert not (tmp_path / "archive").exists()
+
+
 def test_other_file_of_the_same_uid_is_in_conflict(dcmtools: RunDcmtools, scans: Path) -> None:
     dcmtools("import", scans, "--archive", "archive")
     other = next(scans.rglob("*.dcm"))
@@ -75,6 +100,46 @@ def test_records_of_an_index_elsewhere_are_imported(dcmtools: RunDcmtools, scans
 
     assert done.returncode == 0
     assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 3
+
+
+@pytest.mark.parametrize("mark", ["\n", "\0", "\r\n"])
+@pytest.mark.parametrize("source", ["-", "list"])
+def test_paths_come_from_a_list(dcmtools: RunDcmtools, scans: Path, tmp_path: Path, mark: str, source: str) -> None:
+    paths = [str(path.relative_to(tmp_path)) for path in sorted(scans.rglob("*.dcm"))[:5]]
+    listed = "".join(f"{path}{mark}" for path in [*paths, "scans/is not there"])
+    (tmp_path / "list").write_bytes(listed.encode())
+
+    done = dcmtools("import", "--files-from", source, "--archive", "archive", stdin=listed if source == "-" else None)
+
+    assert done.returncode == 3
+    assert [Path(one["source"]) for one in records(done.stdout, "instance")] == [tmp_path / path for path in paths]
+    assert [one["path"] for one in records(done.stdout, "error")] == [str(tmp_path / "scans" / "is not there")]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], 2),
+        (["scans", "--files-from", "list"], 2),
+        (["--files-from", "no list"], 66),
+        (["scans", "--reference", "--checksum"], 2),
+        (["scans", "--reference", "--on-duplicate", "newest"], 2),
+    ],
+)
+def test_calls_that_mean_nothing_are_refused(
+    dcmtools: RunDcmtools, tmp_path: Path, words: list[str], code: int
+) -> None:
+    assert dcmtools("import", *words, "--archive", "archive").returncode == code
+    assert not (tmp_path / "archive").exists()
+
+
+def test_checksum_is_what_sha256sum_says(dcmtools: RunDcmtools, scans: Path) -> None:
+    done = dcmtools("import", scans, "--archive", "archive", "--checksum")
+
+    found = records(done.stdout, "instance")
+    listed = "".join(f"{one['sha256']}  {one['path']}\n" for one in found)
+    checked = subprocess.run(["sha256sum", "--check", "--quiet"], input=listed, text=True, check=False)
+    assert (len(found), checked.returncode) == (75, 0)
 
 
 def test_archive_that_cannot_be_made_is_named_as_such(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.builders import write_instance, write_series
 from tests.cli.conftest import records
-from tests.conftest import RunDcmtools
+from tests.conftest import RunDcmtools, StartDcmtools
 
 
 @pytest.fixture
@@ -77,8 +82,91 @@ def test_dry_run_writes_nothing(dcmtools: RunDcmtools, scans: Path, tmp_path: Pa
     assert not (tmp_path / "archive").exists()
 
 
-def test_words_that_will_be_verbs_are_no_folders(dcmtools: RunDcmtools, scans: Path) -> None:
+def test_words_that_are_verbs_are_no_folders(dcmtools: RunDcmtools, scans: Path) -> None:
     scans.rename(scans.with_name("check"))
 
-    assert dcmtools("index", "check", "--archive", "archive").returncode == 2
+    assert dcmtools("index", "check", "--archive", "archive").returncode == 66
     assert dcmtools("index", "./check", "--archive", "archive").returncode == 0
+
+
+IMPORTED = """
+import sys
+from dcmtools.cli.main import _run
+sys.argv = ["dcmtools", "index", sys.argv[1], "--index", "index.jsonl"]
+code = _run()
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_no_heavy_library_is_imported(tmp_path: Path, environment: dict[str, str]) -> None:
+    write_series(tmp_path / "plain", 300)
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORTED, "plain"],
+            capture_output=True,
+            check=True,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+        )
+        loaded = set(done.stderr.splitlines()[-1].split())
+        assert "msgspec" in loaded
+        assert not loaded & {"pydicom", "pynetdicom", "numpy", "nibabel", "tqdm", "multiprocessing", "concurrent"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_all_its_processes_ends_it_gently_and_the_next_run_goes_on(
+    start_dcmtools: StartDcmtools, dcmtools: RunDcmtools, tmp_path: Path, number: int
+) -> None:
+    sample = write_instance(tmp_path / "sample.dcm")
+    (tmp_path / "many").mkdir()
+    for count in range(4000):
+        os.link(sample, tmp_path / "many" / f"{count:04}.dcm")
+    running = start_dcmtools("index", "many", "--index", "index.jsonl", "--jobs", 2)
+    assert running.stdout
+    running.stdout.readline()
+
+    os.killpg(running.pid, number)
+    rest = running.stdout.read()
+
+    assert running.wait(60) == 128 + number
+    assert "Traceback" not in (tmp_path / "stderr-1.txt").read_text()
+    assert all(one["type"] == "instance" for one in records(rest))
+    again = dcmtools("index", "many", "--index", "index.jsonl")
+    assert again.returncode == 0
+    assert len(records(again.stdout)) == 4000
+
+
+def test_known_folders_are_looked_at_again_and_rebuilt_without_naming_them(
+    dcmtools: RunDcmtools, scans: Path, tmp_path: Path
+) -> None:
+    index = ("--index", "index.jsonl")
+    dcmtools("index", scans, *index)
+    gone = next(scans.rglob("*.dcm"))
+    gone.unlink()
+    write_instance(gone.with_name("new.dcm"))
+
+    again = dcmtools("index", "--refresh", *index)
+    assert again.returncode == 0
+    assert Counter(one["state"] for one in records(again.stdout)) == {"present": 74, "indexed": 1}
+    pruned = dcmtools("index", "--prune-missing", *index, "--new")
+    assert [(one["state"], one["path"]) for one in records(pruned.stdout)] == [("removed", str(gone))]
+    found = dcmtools("find", "--level", "instance", "--format", "paths", *index).stdout.splitlines()
+    rebuilt = dcmtools("index", "--rebuild", *index)
+    assert Counter(one["state"] for one in records(rebuilt.stdout)) == {"indexed": 75}
+    assert sorted(dcmtools("find", "--level", "instance", "--format", "paths", *index).stdout.splitlines()) == sorted(
+        found
+    )
+
+    scans.rename(tmp_path / "unmounted")
+    refused = dcmtools("index", "--prune-missing", *index)
+    assert refused.returncode == 3
+    assert "--yes" in refused.stderr
+    assert len(dcmtools("find", "--level", "instance", *index).stdout.splitlines()) == 75
+
+
+def test_words_that_do_not_go_together_are_usage_errors(dcmtools: RunDcmtools, scans: Path) -> None:
+    for words in ((), ("--refresh", "-"), (scans, "--rebuild", "--dry-run"), (scans, "--cluster", "here")):
+        assert dcmtools("index", *words, "--index", "index.jsonl").returncode == 2
+    assert dcmtools("index", "--refresh", "--index", "index.jsonl").returncode == 66

@@ -123,7 +123,6 @@ def test_version_is_the_packages(dcmtools: RunDcmtools) -> None:
         (["find", "--key", "Modalty=MR"], "did you mean Modality?"),
         (["find", "--since", "-2d", "--date", "today"], "--date does not go together"),
         (["find", "--deadline", "soon"], "'soon' is not a duration"),
-        (["index", "stats"], "./stats"),
     ],
 )
 def test_wrong_words_end_with_2_and_one_sentence_and_one_record(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dcmtools.cli.options import Selectors, check_input, duration, given, mode_of, one_of, query_of
 from dcmtools.model.errors import UsageError
+from dcmtools.model.filters import Filter
 from dcmtools.model.record import Level
 
 TODAY = date(2024, 3, 1)
@@ -60,7 +61,7 @@ def test_order_limit_and_filters_shape_the_query() -> None:
     query = query_of(Selectors(sort="-StudyDate,PatientID", limit=5, where=["Modality=MR"]), TODAY)
 
     assert query.sort == (("StudyDate", True), ("PatientID", False))
-    assert (query.limit, query.where, query.keys) == (5, {"Modality": "MR"}, {})
+    assert (query.limit, query.where, query.keys) == (5, (Filter("Modality", "=", "MR"),), {})
 
 
 @pytest.mark.parametrize(

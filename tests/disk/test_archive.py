@@ -43,7 +43,8 @@ def received(incoming: Incoming, *numbers: int, sender: str = "PACS", **keys: An
 def names(archive: Archive) -> set[str]:
     """What lies in the archive, but for the index."""
     ours = {"index.jsonl", "index.lock", f"{INCOMING}/.lock"}
-    return {str(path.relative_to(archive.root)) for path in archive.root.rglob("*") if path.is_file()} - ours
+    files = (str(path.relative_to(archive.root)) for path in archive.root.rglob("*") if path.is_file())
+    return {name for name in files if not name.startswith("index.sqlite")} - ours
 
 
 def run_all(tasks: list[Callable[[], Any]]) -> None:

@@ -115,6 +115,17 @@ def test_odd_files_equal_pydicoms(data: Path) -> None:
     assert check_equal_to_pydicom(data / "odd", {"bad_sequence.dcm"}) > 60
 
 
+def test_a_fiftieth_of_a_whole_fmri_series_equals_pydicoms(data: Path, tmp_path: Path) -> None:
+    if not (packed := data / "fmri-philips-5460.tar.xz").exists():
+        pytest.skip("needs fmri-philips-5460.tar.xz in the folder with real data")
+    subprocess.run(["tar", "xf", packed, "-C", tmp_path], check=True)
+    for number, path in enumerate(sorted(path for path in tmp_path.rglob("*") if path.is_file())):
+        if number % 50:
+            path.unlink()
+
+    assert check_equal_to_pydicom(tmp_path, set()) == 110
+
+
 def test_pydicoms_own_test_files_equal_pydicoms() -> None:
     truncated = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
     no_header_at_all = {"ExplVR_BigEndNoMeta.dcm"}

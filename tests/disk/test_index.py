@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcmtools.disk.index import Index
+from dcmtools.disk.ordering import ordered
 from dcmtools.model.errors import DiskFull, NoInput
 from dcmtools.model.levels import group
 from dcmtools.model.query import Query
@@ -300,19 +301,46 @@ def test_find_answers_at_every_level(index: Index) -> None:
 
 
 PLACES = st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 2), st.integers(1, 3))
-STEPS = st.lists(st.tuples(st.sampled_from(["add", "alias", "conflict", "elsewhere", "forget"]), PLACES), max_size=25)
-KEYS = st.dictionaries(
-    st.sampled_from(["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID"]),
-    st.sampled_from(
-        [uid(1, 1), uid(2, 1, 1), uid(1, 2, 1, 1), uid(1, 1) + "\\" + uid(2, 2), "P1", "*", uid(1) + "*", ""]
-    ),
-    max_size=2,
+WHAT = ["add", "add", "alias", "conflict", "elsewhere", "forget", "event", "odd"]
+VALUES: dict[str, list[Any]] = {
+    "PatientName": ["DOE^JOHN", "Doe^John^=山田^太郎", "Müller^Jörg", "MULLER [A]^J", "", None, 7, ["A^B", "C^D"]],
+    "PatientID": ["P1", "p1", " P1 ", "*", None, 5, True],
+    "StudyDate": ["20240101", "2024.01.31", "20250615", "", None, "oops"],
+    "Modality": ["MR", "CT", "mr", None, ["MR", "PT"]],
+    "AccessionNumber": ["A1", "a1", None],
+    "SeriesNumber": [1, 1.0, "1", True, None],
+    "SliceThickness": [1.5, None],
+    "size": [1000, 2000, -5, "x", 1 << 70, None],
+}
+ODD = st.dictionaries(st.sampled_from(sorted(VALUES)), st.integers(0, 9), max_size=4).map(
+    lambda chosen: {key: VALUES[key][number % len(VALUES[key])] for key, number in chosen.items()}
+)
+STEPS = st.lists(st.tuples(st.sampled_from(WHAT), PLACES, ODD), max_size=25)
+WANTED: dict[str, list[str]] = {
+    "StudyInstanceUID": [uid(1, 1), uid(1, 1) + "\\" + uid(2, 2), uid(1) + "*", "*", ""],
+    "SeriesInstanceUID": [uid(2, 1, 1), uid(1, 1, 1) + "\\9.9"],
+    "SOPInstanceUID": [uid(1, 2, 1, 1), uid(1, 1, 1, 1) + "\\" + uid(2, 2, 2, 2), "\\"],
+    "PatientID": ["P1", "p?", "*1", "5", "True"],
+    "PatientName": ["doe*", "D?E^JOHN", "*山田*", "müller*", "muller*", "*[a]*", "C^D", "7"],
+    "StudyDate": ["20240101", "20240101-20240131", "20250101-", "-2024.12.31", "2024*", "20240101\\20250615"],
+    "Modality": ["MR", "C*", "MR\\PT"],
+    "ModalitiesInStudy": ["mr"],
+    "AccessionNumber": ["A1", "?1"],
+    "SliceThickness": ["1.5", "*"],
+    "SeriesNumber": ["1"],
+}
+KEYS = st.dictionaries(st.sampled_from(sorted(WANTED)), st.integers(0, 9), max_size=3).map(
+    lambda chosen: {key: WANTED[key][number % len(WANTED[key])] for key, number in chosen.items()}
+)
+LEVELS = st.sampled_from(["patient", "study", "series", "instance"])
+SORTS = st.sampled_from(
+    [(), (("PatientName", True), ("StudyDate", False)), (("size", False),), (("InstanceNumber", True),)]
 )
 
 
 def made_by(what: str, number: int) -> Record:
     """The keys of a record by which its line is told from others."""
-    if what in {"add", "forget"}:
+    if what in {"add", "forget", "odd"}:
         return {}
     if what == "elsewhere":
         return {"path": f"/elsewhere/{number % 2}"}
@@ -320,36 +348,66 @@ def made_by(what: str, number: int) -> Record:
     return {**mark, "state": "conflict"} if what == "conflict" else mark
 
 
+def written(index: Index, steps: list[tuple[str, Any, Record]]) -> tuple[list[Record], list[Record]]:
+    """The instances that are answers after the steps, and all that is at any path, by the plainest of all ways."""
+    live: dict[tuple[str, str], tuple[int, int, Record]] = {}
+    ranks = {"elsewhere": 1, "alias": 2, "conflict": 3}
+    lines: list[Record] = []
+    for number, (what, place, values) in enumerate(steps):
+        record = inside(index, *place, StudyDescription=str(number % 3), **values, **made_by(what, number))
+        if number % 2 and what == "add":
+            folders = [record[key] for key in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+            record["path"] = f"{index.root}/{'/'.join(folders)}.dcm"
+        key = (record["SOPInstanceUID"], record["path"])
+        if what == "event":
+            lines += [event("incomplete", SeriesInstanceUID="1.2"), {"type": "volume", "path": "/x.nii"}]
+        elif what == "forget":
+            lines.append({**record, "type": "tombstone"})
+            live.pop(key, None)
+        else:
+            lines.append(record)
+            live[key] = (ranks.get(what, 0), number, record)
+    index.append(lines)
+    best: dict[str, tuple[int, int, Record]] = {}
+    for entry in live.values():
+        name = entry[2]["SOPInstanceUID"]
+        if entry[0] < 3:
+            best[name] = min(entry, best.get(name, entry), key=lambda one: one[:2])
+    answers = [record for _, _, record in sorted(best.values(), key=lambda one: one[1])]
+    return answers, [record for _, _, record in sorted(live.values(), key=lambda one: one[1])]
+
+
 @settings(deadline=None)
-@given(STEPS, st.sampled_from(["patient", "study", "series", "instance"]), KEYS)
+@given(STEPS, STEPS, LEVELS, KEYS, SORTS)
 def test_answers_equal_those_of_a_plain_scan(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]], level: Any, keys: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory,
+    before: list[tuple[str, Any, Record]],
+    later: list[tuple[str, Any, Record]],
+    level: Any,
+    keys: dict[str, str],
+    sort: Any,
 ) -> None:
     file = tmp_path_factory.mktemp("scan") / "index.jsonl"
     index = Index(file)
-    live: dict[tuple[str, str], tuple[int, Record]] = {}
-    for number, (what, place) in enumerate(steps):
-        record = inside(index, *place, StudyDescription=str(number), **made_by(what, number))
-        key = (record["SOPInstanceUID"], record["path"])
-        if what == "forget":
-            index.forget([record])
-            live.pop(key, None)
-        else:
-            index.append([record])
-            live[key] = (number, record)
+    query = Query(level=level, keys=keys, sort=sort)
 
-    ranks = {"add": 0, "elsewhere": 1, "alias": 2}
-    best: dict[str, tuple[int, int, Record]] = {}
-    for number, record in live.values():
-        rank = ranks.get(steps[number][0], 3)
-        if rank < 3 and (record["SOPInstanceUID"] not in best or rank < best[record["SOPInstanceUID"]][0]):
-            best[record["SOPInstanceUID"]] = (rank, number, record)
-    answers = [record for _, _, record in sorted(best.values(), key=lambda one: one[1])]
+    written(index, before)
+    list(index.instances())  # so that what comes later is caught up with
+    answers, files = written(index, before + later)
 
+    at_paths = index.everywhere({str(record["SOPInstanceUID"]) for record in files} | {"9.9"})
+    assert sorted(map(str, (one for several in at_paths.values() for one in several))) == sorted(map(str, files))
+    for several in at_paths.values():
+        assert several == [record for record in files if record in several]
+    assert index.lookup([*at_paths, "9.9"]) == {record["SOPInstanceUID"]: record for record in answers}
+    last = {record["path"]: record for record in files}
+    assert index.by_paths([*last, "/nowhere"]) == last
     assert list(index.instances()) == answers
-    assert list(Index(file).instances()) == answers
-    query = Query(level=level, keys=keys)
-    assert list(index.find(query)) == list(query.ordered(group(answers, query)))
+    assert list(index.find(query)) == list(index.scan(query)) == list(ordered(group(answers, query), query))
+    index.file.with_suffix(".sqlite").unlink(missing_ok=True)
+    assert list(Index(file).find(query)) == list(index.scan(query))
+    assert index.by_paths([*last, "/nowhere"]) == last
+    assert index.lookup(at_paths) == {record["SOPInstanceUID"]: record for record in answers}
 
 
 def test_full_disk_adds_nothing_and_says_so(tmp_path: Path) -> None:

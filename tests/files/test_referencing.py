@@ -7,13 +7,16 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcmtools.disk import scanning
 from dcmtools.disk.header import read_header
 from dcmtools.disk.index import Index
+from dcmtools.disk.parallel import in_processes
 from dcmtools.files import referencing
 from dcmtools.files.referencing import index_paths
 from dcmtools.model.record import encode
@@ -53,7 +56,7 @@ def test_unchanged_files_are_not_read_again_and_add_no_line(
 ) -> None:
     first = list(index_paths([folder], index))
     before = index.file.read_bytes()
-    monkeypatch.setattr(referencing, "read_header", lambda *_, **__: pytest.fail("it was read"))
+    monkeypatch.setattr(scanning, "read_header", lambda *_, **__: pytest.fail("it was read"))
 
     records = list(index_paths([folder], index))
 
@@ -185,6 +188,38 @@ def test_records_come_out_when_they_are_durable(index: Index, folder: Path, monk
     next(index_paths([folder], index))
 
     assert len(paths(index)) == 2
+
+
+def test_two_runs_at_once_add_each_file_once(index: Index, folder: Path) -> None:
+    """The other run ends while this one has read the files and not yet told of them."""
+    other = Index(index.file)
+    runs = 0
+
+    def stop() -> bool:
+        nonlocal runs
+        runs += 1
+        if runs == 5:
+            assert states(index_paths([folder], other)) == {"indexed": 5}
+        return False
+
+    assert states(index_paths([folder], index, stop=stop)) == {"present": 5}
+    assert len(index.file.read_bytes().splitlines()) == 5
+
+
+def test_what_would_be_done_is_planned_and_nothing_is_written(index: Index, folder: Path) -> None:
+    records = list(index_paths([folder], index, dry_run=True))
+
+    assert {(record["state"], record["plan"]) for record in records} == {("planned", "indexed")}
+    assert not index.file.exists()
+
+
+def test_processes_find_what_one_finds(index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "a" / "text").write_text("hello")
+    monkeypatch.setattr(referencing, "CHUNK", 2)
+    records = list(index_paths([folder], index, dry_run=True))
+
+    assert list(index_paths([folder], index, dry_run=True, spread=partial(in_processes, 2))) == records
+    assert len(records) == 6
 
 
 INDEX = """

@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcmtools.model.filters import Filter
 from dcmtools.model.levels import group
 from dcmtools.model.query import Query
 from dcmtools.model.record import Level, Record
@@ -74,7 +75,7 @@ def test_every_instance_is_counted_once_at_each_level(places: list[tuple[int, in
 def test_filters_look_at_the_answers_and_not_at_the_instances() -> None:
     made = records((1, 1, 1, 1), (1, 1, 2, 1), (1, 2, 1, 1))
 
-    found = list(group(made, Query("study", where={"NumberOfStudyRelatedSeries": "2"})))
+    found = list(group(made, Query("study", where=(Filter("NumberOfStudyRelatedSeries", "=", "2"),))))
 
     assert [one["StudyInstanceUID"] for one in found] == [uid(1, 1)]
-    assert len(list(group(made, Query("instance", where={"SeriesNumber": "2"})))) == 1
+    assert len(list(group(made, Query("instance", where=(Filter("SeriesNumber", "=", "2"),))))) == 1

@@ -1,0 +1,264 @@
+"""The view of an index: tables that answer in milliseconds what its lines would take seconds for (DESIGN §4).
+
+It is derived from the lines and caught up with them whenever somebody looks; nobody else writes to it.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from dcmtools.disk.view_file import connected, opened_view, removed_view
+from dcmtools.disk.view_fill import Fill, Filled, make_indexes, make_tables
+from dcmtools.disk.view_lookup import Place
+from dcmtools.disk.view_place import places_for
+from dcmtools.disk.view_tail import LONGEST, Tail
+from dcmtools.model.errors import DcmtoolsError, IOFailure, from_os
+from dcmtools.model.record import path_keys
+
+# The bytes before the place up to which a file was read; when they change, other lines have taken their place.
+_TAIL = 4096
+_MUCH = 4 << 20  # bytes that are quicker taken in with all that was there before, when they are the larger part
+
+
+class Counts(NamedTuple):
+    """How many lines the index has, and how many of them are no records."""
+
+    lines: int
+    bad: int
+
+
+class Snapshot(NamedTuple):
+    """An index as it was at one moment: a descriptor of its file, and the view of the lines up to then."""
+
+    descriptor: int
+    view: sqlite3.Connection
+
+
+class View:
+    """The view of one index file. Thread-safe; processes share it.
+
+    It is never why something fails: where it cannot be written it is made elsewhere, and at last in memory.
+    """
+
+    def __init__(self, journal: Path, root: str, key_of: Callable[[str], str]) -> None:
+        self._journal = journal
+        self._root = root
+        self._key_of = key_of
+        self._guard = threading.RLock()
+        self._view: sqlite3.Connection | None = None
+        self._places: list[Path | None] = []
+        self._was_removed = False
+        self._tail = Tail(key_of)
+        self._empty: sqlite3.Connection | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """Where the view lies, once it was looked at; None when it is in memory."""
+        return self._places[0] if self._places else None
+
+    def counts(self) -> Counts:
+        """How many lines there are."""
+        with self.snapshot() as snapshot:
+            if snapshot is None:
+                return Counts(0, 0)
+            return Counts(*snapshot.view.execute("SELECT lines, bad FROM state").fetchone())
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot | None]:
+        """The index as it is now, for as long as the block lasts; None when there is no file.
+
+        For quick questions: other threads wait meanwhile. `apart` is for long ones.
+        """
+        with self._opened() as descriptor:
+            if descriptor is None:
+                yield None
+                return
+            with self._guard:
+                yield Snapshot(descriptor, self._caught_up(descriptor))
+
+    def places(self, select: Callable[[Tail, sqlite3.Connection], Iterable[Place]]) -> tuple[int, list[Place]] | None:
+        """A descriptor of the index, for the caller to close, and the places that are selected, in their order.
+
+        As quick as can be: what the view lacks is only taken in when it is much, and else looked at in the tail.
+        """
+        with self._opened() as descriptor:
+            if descriptor is None:
+                return None
+            with self._guard:
+                view = self._nearly_caught_up(descriptor)
+                return os.dup(descriptor), sorted(select(self._tail, view))
+
+    def _nearly_caught_up(self, descriptor: int) -> sqlite3.Connection:
+        size, view = os.fstat(descriptor).st_size, self._view
+        try:
+            known = _consumed(view, descriptor, self._root) if view is not None else None
+        except sqlite3.Error as problem:
+            self._give_up(problem)
+            known = None
+        if known is None and size <= LONGEST and not self._is_made():
+            view, known = self._nothing(), 0
+        elif view is None or known is None or size - known > LONGEST:
+            view = self._caught_up(descriptor)
+            known = _consumed(view, descriptor, self._root) or 0
+        self._tail.follow(descriptor, known, size)
+        return view
+
+    def bad_seen(self) -> int:
+        """How many lines are no records, of those that were taken in for somebody who asked."""
+        with self._guard:
+            row = self._view.execute("SELECT bad FROM state").fetchone() if self._view is not None else None
+            return self._tail.bad + (row[0] if row else 0)
+
+    def _is_made(self) -> bool:
+        """Whether there is a view that would have to be opened only."""
+        return self._view is not None or any(place.exists() for place in places_for(self._journal))
+
+    def _nothing(self) -> sqlite3.Connection:
+        """A view that has no lines yet: of an index that its tail holds whole."""
+        if self._empty is None:
+            self._empty = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            make_tables(self._empty)
+            make_indexes(self._empty)
+        return self._empty
+
+    @contextmanager
+    def apart(self) -> Iterator[Snapshot | None]:
+        """As `snapshot`, over a connection of its own: nobody waits, and nothing changes, however long it is read."""
+        with self._opened() as descriptor:
+            if descriptor is None:
+                yield None
+                return
+            view = self._apart(descriptor)
+            try:
+                yield Snapshot(descriptor, view)
+            finally:
+                view.close()
+
+    @contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """A descriptor of the index; None where there is none. What goes wrong with it in the block is told of it."""
+        try:
+            descriptor = os.open(self._journal, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield None
+            return
+        except OSError as problem:
+            raise from_os(problem, "reading", self._journal) from problem
+        try:
+            yield descriptor
+        except sqlite3.Error as problem:
+            with self._guard:
+                self._give_up(problem)
+            reason = f"the view of {self._journal} cannot be read: {problem}"
+            raise IOFailure(
+                reason, "run the same command again: it is made anew", **path_keys(self._journal)
+            ) from problem
+        finally:
+            os.close(descriptor)
+
+    def _apart(self, descriptor: int) -> sqlite3.Connection:
+        while True:
+            with self._guard:
+                self._caught_up(descriptor)
+                if self.file is None:
+                    return self._in_memory(descriptor)
+                view = connected(self.file)
+                view.execute("BEGIN")
+                if _consumed(view, descriptor, self._root) is not None:
+                    return view
+                view.close()  # the index was replaced in this moment, and another process was quicker
+
+    def _caught_up(self, descriptor: int) -> sqlite3.Connection:
+        """The view, after it took in what the file has gained."""
+        while True:
+            try:
+                self._view = self._view or self._made_or_found(descriptor)
+                self._catch_up(self._view, descriptor)
+            except (sqlite3.Error, DcmtoolsError, OSError) as problem:
+                if self.file is None:
+                    raise self._told(problem) from problem
+                self._give_up(problem)
+            else:
+                return self._view
+
+    def _made_or_found(self, descriptor: int) -> sqlite3.Connection:
+        self._places = self._places or [*places_for(self._journal), None]
+        if self.file is None:
+            return self._in_memory(descriptor)
+        return opened_view(self.file, lambda view: self._make(view, descriptor))
+
+    def _in_memory(self, descriptor: int) -> sqlite3.Connection:
+        view = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._make(view, descriptor)
+        return view
+
+    def _give_up(self, problem: Exception) -> None:
+        """Removes a damaged view, which is then made anew; where it cannot be written the next place is tried."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None
+        is_damaged = isinstance(problem, sqlite3.DatabaseError) and not isinstance(problem, sqlite3.OperationalError)
+        if is_damaged and self.file is not None and not self._was_removed:
+            self._was_removed = True
+            removed_view(self.file)
+        elif len(self._places) > 1:
+            self._places.pop(0)
+
+    def _make(self, view: sqlite3.Connection, descriptor: int) -> None:
+        make_tables(view)
+        filled = Fill(view, self._key_of).all(descriptor, os.fstat(descriptor).st_size)
+        _note(view, descriptor, self._root, filled)
+
+    def _catch_up(self, view: sqlite3.Connection, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        if _consumed(view, descriptor, self._root) == size:
+            return
+        view.execute("BEGIN IMMEDIATE")
+        try:
+            consumed = _consumed(view, descriptor, self._root)  # another process may have been quicker
+            if consumed is None or size - consumed > max(consumed, _MUCH):
+                self._make(view, descriptor)
+            elif consumed < size:
+                filled = Fill(view, self._key_of).more(descriptor, consumed, size)
+                _note(view, descriptor, self._root, filled, add=True)
+            view.execute("COMMIT")
+        except BaseException:
+            if view.in_transaction:
+                view.execute("ROLLBACK")
+            raise
+
+    def _told(self, problem: Exception) -> DcmtoolsError:
+        if isinstance(problem, DcmtoolsError):
+            return problem
+        reason = f"reading {self._journal}: {getattr(problem, 'strerror', None) or problem}"
+        return IOFailure(reason, "check the disk, then run the same command again", **path_keys(self._journal))
+
+
+def _consumed(view: sqlite3.Connection, descriptor: int, root: str) -> int | None:
+    """Up to which byte the view knows the file; None when it knows another one."""
+    row = view.execute("SELECT inode, root, consumed, tail FROM state").fetchone()
+    if row is None:
+        return None
+    state = os.fstat(descriptor)
+    inode, known_root, consumed, tail = row
+    if (inode, known_root) != (str(state.st_ino), os.fsencode(root).hex()) or consumed > state.st_size:
+        return None
+    return int(consumed) if _tail(descriptor, consumed) == tail else None
+
+
+def _note(view: sqlite3.Connection, descriptor: int, root: str, filled: Filled, *, add: bool = False) -> None:
+    lines, bad = view.execute("SELECT lines, bad FROM state").fetchone() if add else (0, 0)
+    view.execute("DELETE FROM state")
+    inode, tail = str(os.fstat(descriptor).st_ino), _tail(descriptor, filled.consumed)
+    values = (inode, os.fsencode(root).hex(), filled.consumed, tail, lines + filled.lines, bad + filled.bad)
+    view.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def _tail(descriptor: int, consumed: int) -> bytes:
+    length = min(_TAIL, consumed)
+    return blake2b(os.pread(descriptor, length, consumed - length), digest_size=16).digest()

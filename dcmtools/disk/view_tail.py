@@ -1,0 +1,99 @@
+"""The newest lines of an index, which its view does not have yet, for who asks while lines are written.
+
+To take a line into the view costs as much as making it durable. Who writes many, and looks after each batch whether it
+is there already, needs the view to be up to date only now and then.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from dcmtools.disk.index_line import CONFLICT, TOMBSTONE, parse
+from dcmtools.disk.view_fill import stored, whole_lines
+from dcmtools.disk.view_lookup import Place, at_paths, everywhere, named, of_instances
+
+LONGEST = 16 << 20  # bytes, some thousand lines: to read them takes less than 0.1 s
+
+_OF_UID = (
+    "SELECT path, study, series, kind, offset, length FROM instance LEFT JOIN part ON part.id = instance.part"
+    " WHERE uid IN ({})"
+)
+
+
+class _File(NamedTuple):
+    """An instance at a path; the lower one is the better answer."""
+
+    kind: int
+    offset: int
+    length: int
+
+
+class Tail:
+    """The lines from the byte up to which the view goes."""
+
+    def __init__(self, key_of: Callable[[str], str]) -> None:
+        self._key_of = key_of
+        self._start = self._end = 0
+        self.bad = 0
+        # Instance -> path -> its last line, None after a tombstone; and the instances that were at each path.
+        self._files: dict[str, dict[str | bytes, _File | None]] = {}
+        self._at: dict[str | bytes, set[str]] = {}
+
+    def follow(self, descriptor: int, start: int, end: int) -> None:
+        """Takes in what lies between two offsets, as far as it is not known."""
+        if start != self._start or end < self._end:
+            self._start = self._end = start
+            self._files, self._at, self.bad = {}, {}, 0
+        for raw in whole_lines(descriptor, self._end, end):
+            self._take(raw)
+            self._end += len(raw)
+
+    def everywhere(self, view: sqlite3.Connection, uids: Collection[str]) -> Iterator[Place]:
+        """Where these instances are, at all their paths."""
+        yield from everywhere(view, set(uids) - self._files.keys())
+        for files in self._together(view, self._known(uids)):
+            yield from ((file.offset, file.length) for file in files.values())
+
+    def of_instances(self, view: sqlite3.Connection, uids: Collection[str]) -> Iterator[Place]:
+        """The answers for these instances."""
+        yield from of_instances(view, set(uids) - self._files.keys())
+        for files in self._together(view, self._known(uids)):
+            best = min(files.values(), default=None)
+            if best is not None and best.kind < CONFLICT:
+                yield best.offset, best.length
+
+    def at_paths(self, view: sqlite3.Connection, paths: Collection[str]) -> Iterator[Place]:
+        """What was last at each of these paths."""
+        yield from at_paths(view, [path for path in paths if stored(path) not in self._at])
+        for path in {stored(path) for path in paths} & self._at.keys():
+            uids = self._at[path] | {
+                str(uid) for (uid,) in named(view, "SELECT uid FROM instance WHERE path IN ({})", [path])
+            }
+            there = [files[path] for files in self._together(view, uids) if path in files]
+            if there:
+                last = max(there, key=lambda file: file.offset)
+                yield last.offset, last.length
+
+    def _together(self, view: sqlite3.Connection, uids: Iterable[str]) -> Iterator[dict[str | bytes, _File]]:
+        """The files of each of these instances, those that the view has and those of the tail."""
+        for uid in uids:
+            files: dict[str | bytes, _File | None] = {}
+            for path, study, series, kind, offset, length in named(view, _OF_UID, [uid]):
+                files[path if path is not None else stored(f"{study}/{series}/{uid}.dcm")] = _File(kind, offset, length)
+            files |= self._files.get(uid, {})
+            yield {path: file for path, file in files.items() if file is not None}
+
+    def _known(self, uids: Iterable[str]) -> set[str]:
+        return set(uids) & self._files.keys()
+
+    def _take(self, raw: bytes) -> None:
+        try:
+            line = parse(raw, self._key_of)
+        except ValueError:
+            self.bad += 1
+            return
+        if line.kind <= TOMBSTONE:
+            path = stored(line.path)
+            file = None if line.kind == TOMBSTONE else _File(line.kind, self._end, len(raw) - 1)
+            self._files.setdefault(line.uid, {})[path] = file
+            self._at.setdefault(path, set()).add(line.uid)
