@@ -38,6 +38,7 @@ def find(
             autocompletion=complete_nodes,
         ),
     ] = None,
+    stack: Stack = "own",
     returns: Annotated[
         str | None,
         typer.Option(
@@ -49,7 +50,6 @@ def find(
     ] = None,
     count: Annotated[bool, typer.Option("--count", help="Tell only how many there are.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Show patients, their studies and series as a tree.")] = False,
-    stack: Stack = "own",
     fail_if_empty: Annotated[bool, typer.Option("--fail-if-empty", help="End with 3 when nothing was found.")] = False,
     events: Annotated[bool, typer.Option("--events", help="Frame the records with begin and end events.")] = False,
 ) -> None:
@@ -90,7 +90,7 @@ def find(
     run("find", common, work, effects=False, events=events, fail_if_empty=fail_if_empty)
 
 
-def _found(frame: Frame, inputs: list[str], nodes: list[str], query: Query, stack: Stack) -> Iterator[Record]:
+def _found(frame: Frame, inputs: list[str], nodes: list[str], query: Query, stack: str) -> Iterator[Record]:
     if inputs == ["-"]:
         return ask_for_each(frame, frame.records(), nodes, query, stack)
     if "-" in inputs:

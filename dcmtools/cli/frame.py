@@ -83,8 +83,8 @@ class Frame:
         self._output: Output | None = None  # opened, and its module loaded, when there is work: --help is quick
         self._framed = False
         self._failures = 0
-        self._indexes: list[Index] = []
         self._alike: Counter[tuple[str, str]] = Counter()
+        self._indexes: list[Index] = []
         self._begun = time.monotonic()
         self._speak()
 
