@@ -81,7 +81,7 @@ class Desk:
     def temporary(self) -> Temporary:
         """An empty file, made ahead if possible."""
         made, self._next = self._next, None
-        if made and not os.fstat(made.descriptor).st_nlink:  # somebody tidied it away
+        if made and not os.path.lexists(made.path):  # somebody tidied it away, or the whole archive
             os.close(made.descriptor)
             made = None
         return made or self._made()
