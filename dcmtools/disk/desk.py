@@ -20,7 +20,7 @@ from dcmtools.model.record import Record, path_keys
 # Fragments below this size are gathered: some peers send data sets in pieces of a few bytes.
 _SMALL, _GATHERED = 16 << 10, 256 << 10
 # So much of a large object is sent on to the disk at a time, so that little is left to do for the sync at its end.
-_AHEAD = 8 << 20
+_AHEAD = 1 << 20
 
 
 @dataclass(slots=True)
