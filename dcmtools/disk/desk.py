@@ -20,7 +20,7 @@ from dcmtools.model.record import Record, path_keys
 # Fragments below this size are gathered: some peers send data sets in pieces of a few bytes.
 _SMALL, _GATHERED = 16 << 10, 256 << 10
 # So much of a large object is sent on to the disk at a time, so that little is left to do for the sync at its end.
-_AHEAD = 8 << 20
+_AHEAD = 1 << 20
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Desk:
     def temporary(self) -> Temporary:
         """An empty file, made ahead if possible."""
         made, self._next = self._next, None
-        if made and not os.fstat(made.descriptor).st_nlink:  # somebody tidied it away
+        if made and not os.path.lexists(made.path):  # somebody tidied it away, or the whole archive
             os.close(made.descriptor)
             made = None
         return made or self._made()

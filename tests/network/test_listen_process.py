@@ -319,11 +319,11 @@ main()
 """
 
 
-def test_data_name_folders_and_index_are_synced_in_this_order_before_the_answer(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def steps_of_a_store(tmp_path: Path, environment: dict[str, str], *options: str) -> list[str]:
+    """What a listener of its own does between a request and the answer to it."""
     log, archive = tmp_path / "log", tmp_path / "archive"
-    words = [sys.executable, "-c", TRACED, str(log), "listen", "--archive", str(archive), "--port", "0", "--once"]
+    where = ["--archive", str(archive), "--port", "0", "--once"]
+    words = [sys.executable, "-c", TRACED, str(log), "listen", *where, *options]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
     assert process.stdout
     port = json.loads(process.stdout.readline())["port"]
@@ -334,6 +334,13 @@ def test_data_name_folders_and_index_are_synced_in_this_order_before_the_answer(
     process.stdout.read()
     assert process.wait(30) == 0
     process.stdout.close()
+    return steps
+
+
+def test_data_name_folders_and_index_are_synced_in_this_order_before_the_answer(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    steps, archive = steps_of_a_store(tmp_path, environment), tmp_path / "archive"
 
     study, series = archive / uid(1, 1), archive / uid(1, 1) / uid(1, 1, 1)
     wanted = [
@@ -348,6 +355,14 @@ def test_data_name_folders_and_index_are_synced_in_this_order_before_the_answer(
         r"send \d+",
     ]
     assert _in_order(wanted, steps), "\n".join(steps)
+
+
+def test_with_fsync_off_neither_data_nor_name_are_waited_for(tmp_path: Path, environment: dict[str, str]) -> None:
+    steps, archive = steps_of_a_store(tmp_path, environment, "--fsync", "off"), tmp_path / "archive"
+
+    series = archive / uid(1, 1) / uid(1, 1, 1)
+    assert not any(step.startswith("fsync") and ("incoming" in step or step.endswith(str(series))) for step in steps)
+    assert _in_order([f"link {series}/{INSTANCE}.dcm", f"f(data)?sync {archive}/index.jsonl", r"send \d+"], steps)
 
 
 def _in_order(wanted: Sequence[str], steps: Sequence[str]) -> bool:
