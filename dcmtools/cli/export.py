@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dcmtools.cli.frame import Frame, run
+from dcmtools.cli.frame import INDEX_NAME, Frame, run
 from dcmtools.cli.options import Common, Selectors
 from dcmtools.cli.profile import ProfileOptions, check_alone, settings_of
 from dcmtools.cli.selection import Inputs, chosen
@@ -81,7 +81,7 @@ def export(
         if verify:
             yield from _verified(frame, out, verify, profile, inputs)
             return
-        from dcmtools.files.export import check_apart, export_zip
+        from dcmtools.files.export import check_apart, export_zip, files_in
         from dcmtools.files.export import export as take_out
 
         check_apart(out, frame.archive)
@@ -89,6 +89,8 @@ def export(
             raise UsageError("--link does not go together with --zip", "a zip file has copies")
         options = _options(frame, profile, layout, link=link, dicomdir=dicomdir)
         items = chosen(frame, inputs, selectors, level="instance", need=True)
+        if inputs and inputs != ["-"] and not (out / INDEX_NAME).exists():  # then nothing need be known of them before
+            items = files_in(inputs)
         with ExitStack() as stack:
             listeners = list(_listeners(frame, out, profile, options, stack))
 

@@ -9,8 +9,8 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 _CHUNK = 32
-# Chunks that wait for each worker: enough that none idles, few enough that memory stays constant.
-_AHEAD = 3
+# Chunks that wait for each worker: enough that none idles while the disk is synced, few enough for constant memory.
+_AHEAD = 16
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

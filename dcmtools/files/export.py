@@ -29,7 +29,7 @@ from dcmtools.disk.workers import in_order
 from dcmtools.files.deidentify.instance import Settings
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.files.dicomdir import MediaLayout, write_dicomdir
-from dcmtools.files.taking_out import How, Job, NotTaken, Taken, TakeOut
+from dcmtools.files.taking_out import How, Job, Mark, NotTaken, Taken, TakeOut
 from dcmtools.files.zipping import zip_folder
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, UsageError, from_os
 from dcmtools.model.layout import Layout, parse_layout
@@ -38,10 +38,12 @@ from dcmtools.model.record import NOTHING_THERE, Record, path_keys, path_of, typ
 LOCK_NAME = f"{TEMPORARY_PREFIX}lock"
 _STAGING = f"{TEMPORARY_PREFIX}export"
 # What goes to the disk together: one sync for many, and records that come out steadily.
-_BATCH = 1000
-_SECONDS = 1.0
+_BATCH = 2000
+_SECONDS = 2.0
 # Of so few files each is synced by itself: a sync of the file system waits for what others write, too.
 _FEW = 16
+# What lies in a folder beside instances, and is no error.
+_NO_INSTANCE = frozenset({"not-dicom", "dicomdir"})
 _MODULES = ("dcmtools.files.taking_out",)
 
 Stop = Callable[[], bool]
@@ -145,7 +147,7 @@ class _Target:
         self.staging = out / _STAGING
         self._folders: set[Path] = set()
         self._planned: dict[Path, str] = {}
-        self._mark = _mark_of(options)
+        self._mark = Mark(options.key, options.settings)
         self._is_new = not self.index.file.exists()  # then nothing can be there already
 
     def open(self, stack: ExitStack) -> None:
@@ -206,12 +208,11 @@ class _Target:
             if type_of(record) == "error":
                 passing.setdefault(number, []).append(record)
             elif type_of(record) in {"instance", "file"} and path and record.get("state") not in NOTHING_THERE:
-                mark = self._mark(record)
-                if there := self._done(record, path, mark):
+                if there := self._done(record, path):
                     told(record, there)
                     passing.setdefault(number, []).append(there)
                 else:
-                    yield Job(path, number, mark)
+                    yield Job(path, number, found="found" in record)
                     number += 1
         # What is behind the last job comes out at the end.
 
@@ -221,7 +222,7 @@ class _Target:
         replaced = options.key and options.settings and not options.settings.profile.retain_uids
         return options.key.uid(uid) if options.key and replaced else uid
 
-    def _done(self, record: Record, path: Path, mark: str) -> Record | None:
+    def _done(self, record: Record, path: Path) -> Record | None:
         """The record of what an earlier run made of the same file; files are told apart by size and time."""
         if self._is_new or not (uid := self._uid(record)):
             return None
@@ -237,6 +238,7 @@ class _Target:
             return None
         if (str(then.st_mtime_ns), then.st_size) != (there.get("mtime_ns"), there.get("size")):
             return None
+        mark = self._mark(str(record["SOPInstanceUID"]), now)
         same = there.get("made_from") == mark if mark else _same_state(there, record)
         return {**_shown(there), "state": "present"} if same else None
 
@@ -310,6 +312,8 @@ class _Batch:
             try:
                 record = self._placed(item)
             except DcmtoolsError as problem:
+                if item.job.found and problem.cause in _NO_INSTANCE:
+                    continue
                 failure = failure or (problem if isinstance(problem, IOFailure) else None)
                 record = problem.record(**path_keys(item.job.path))
             else:
@@ -366,19 +370,6 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _mark_of(options: ExportOptions) -> Callable[[Record], str]:
-    """By what the index of the output knows what a file was made from: a keyed hash."""
-    key, settings = options.key, options.settings
-    if key is None or settings is None:
-        return lambda _: ""
-
-    def mark(record: Record) -> str:
-        parts = (str(record.get(name)) for name in ("SOPInstanceUID", "size", "mtime_ns"))
-        return key.digest("SOURCE", *parts, repr(settings)).hex()[:32]
-
-    return mark
-
-
 def _same_state(one: Record, other: Record) -> bool:
     return (one.get("size"), one.get("mtime_ns")) == (other.get("size"), other.get("mtime_ns"))
 
@@ -400,6 +391,18 @@ def _until(stop: Stop, items: Iterable[Record]) -> Iterator[Record]:
         if stop():
             return
         yield item
+
+
+def files_in(paths: Iterable[Path | str]) -> Iterator[Record]:
+    """Records of the files below paths, of which nothing is known yet: each is read once, when it is taken out."""
+    from dcmtools.disk.tree import files_below
+
+    named = {os.path.abspath(path) for path in paths}
+    for found in files_below(paths):
+        if isinstance(found, Path):
+            yield {"type": "file", **path_keys(found), **({} if os.fspath(found) in named else {"found": True})}
+        else:
+            yield found
 
 
 def check_apart(out: Path, source: Path) -> None:

@@ -18,11 +18,11 @@ How = Literal["copy", "link"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A file to take out, the number of its record in the input, and what the index of the output shall know it by."""
+    """A file to take out, with the number of its record; one `found` in a folder need not be an instance."""
 
     path: Path
     number: int
-    mark: str = ""
+    found: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,26 @@ class NotTaken:
     problem: DcmtoolsError
 
 
+class Mark:
+    """By what the index of the output knows what a file was made from, and how: a keyed hash."""
+
+    def __init__(self, key: Key | None, settings: Settings | None) -> None:
+        self._key, self._how = key, repr(settings)
+
+    def __call__(self, uid: str, state: os.stat_result) -> str:
+        """The mark of a source; none without a key."""
+        if self._key is None:
+            return ""
+        return self._key.digest("SOURCE", uid, str(state.st_size), str(state.st_mtime_ns), self._how).hex()[:32]
+
+
 class TakeOut:
     """What is done with each job; without a `staging` folder nothing is written."""
 
     def __init__(self, staging: Path | None, how: How, key: Key | None, settings: Settings | None) -> None:
         self._staging, self._how = staging, how
         self._deidentifier = Deidentifier(key, settings) if key and settings else None
+        self._mark = Mark(key, settings)
 
     def __call__(self, job: Job) -> Taken | NotTaken:
         """The instance at a temporary name, or why not; IOFailure, which ends all, is told and not raised."""
@@ -63,12 +77,13 @@ class TakeOut:
 
     def _deidentified(self, job: Job, target: Path | None) -> Taken:
         assert self._deidentifier is not None  # noqa: S101
+        state = os.stat(job.path)
         try:
             outcome = self._deidentifier.deidentify(job.path, target)
         except DcmtoolsError as problem:
             problem.where |= path_keys(job.path)
             raise
-        record = {**outcome.record, **({"made_from": job.mark} if job.mark else {})}
+        record = {**outcome.record, "made_from": self._mark(outcome.old["SOPInstanceUID"], state)}
         return Taken(job, record, target, "deidentified", replace(outcome, record={}))
 
     def _as_it_is(self, job: Job, target: Path | None) -> Taken:

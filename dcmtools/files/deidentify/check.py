@@ -11,10 +11,10 @@ from pydicom.filereader import read_dataset
 from dcmtools.disk.dataset import Encoding
 from dcmtools.disk.part10 import PREAMBLE
 from dcmtools.disk.values import quiet
-from dcmtools.files.deidentify import table
 from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
 from dcmtools.model.errors import Refused
 
+_GRAPHICS, _UI = frozenset({0x50, 0x60}), frozenset({"UI", None})
 _META = frozenset({0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013})
 
 
@@ -48,28 +48,25 @@ def _violations(data_set: Dataset, profile: Profile, uids: AbstractSet[bytes]) -
 
     Elements are looked at as they were read: to convert them all takes ten times as long.
     """
+    must_go, own = profile.must_go, profile.own
     for key, element in data_set._dict.items():  # noqa: SLF001
-        tag = int(key)
-        if tag not in profile.own and (_must_go(tag, profile) or _has_old_uid(element, uids)):
+        tag, vr = int(key), element.VR
+        group = tag >> 16
+        if tag not in own and (
+            tag in must_go
+            or group < 8
+            or (group & 1 and not profile.keeps_private(group))
+            or (group >> 8 in _GRAPHICS and not profile.clean_graphics)
+            or (vr in _UI and uids and _has_old_uid(element, uids))
+        ):
             yield tag
-        if element.VR == "SQ" or (element.VR is None and vr_of(tag) == "SQ"):
+        if vr == "SQ" or (vr is None and vr_of(tag) == "SQ"):
             for item in data_set[key].value:
                 yield from _violations(item, profile, uids)
 
 
-def _must_go(tag: int, profile: Profile) -> bool:
-    """Whether no element with this tag may be left."""
-    group = tag >> 16
-    if group & 1:
-        return not profile.retain_safe_private and not any(one >> 16 == group for one in profile.own)
-    if group >> 8 in {0x50, 0x60}:
-        return "GRA" not in profile.columns
-    row = table.rows().get(tag)
-    return group < 8 or (row is not None and row.basic == "X" and not profile.columns & row.options.keys())
-
-
 def _has_old_uid(element: DataElement | RawDataElement, uids: AbstractSet[bytes]) -> bool:
-    if not isinstance(element, RawDataElement) or element.VR not in {"UI", None} or not element.value:
+    if not isinstance(element, RawDataElement) or not element.value:
         return False
     return not uids.isdisjoint(part.strip(b"\0 ") for part in element.value.split(b"\\"))
 

@@ -184,6 +184,7 @@ class Deidentifier:
             before = done
             done = self._once(instance, subject, flags, identity, done.uids)
             done.values |= before.values
+            done.looked_again = True
             if done.cleaned and self._settings.on_residue == "refuse":
                 raise Refused(
                     f"a kept text holds identity: {done.cleaned[0]}", "see --on-residue clean", cause="residue"
@@ -240,7 +241,9 @@ class Deidentifier:
         check_data_set(data, instance.encoding, self._settings.profile, done.uids)
         if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
             raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
-        if identity.is_in(meta + _without(data, done.own), done.uids):
+        # Where one look was enough, it was at the same bytes.
+        unseen = meta if not done.looked_again else meta + _without(data, done.own)
+        if identity.is_in(unseen, done.uids):
             raise Refused("identity of the source is left in the result", "see --report", cause="residue")
         for stretch in done.pieces:
             if isinstance(stretch, Stretch):

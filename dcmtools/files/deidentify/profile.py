@@ -114,6 +114,13 @@ class Profile:
             for tag, action in self.own.items()
         )
 
+    @cached_property
+    def must_go(self) -> frozenset[int]:
+        """The tags that cannot be in a result at any place."""
+        return frozenset(
+            tag for tag, row in table.rows().items() if row.basic == "X" and not self.columns & row.options.keys()
+        )
+
     @property
     def temporal(self) -> str:
         """Longitudinal Temporal Information Modified (0028,0303)."""
@@ -127,7 +134,7 @@ class Profile:
         if group < 8 or element == 0 or tag == _LENGTH_TO_END:
             return REMOVE  # commands, file meta and directories belong elsewhere; lengths are not true any more
         if group & 1:
-            return Action("P") if self._keeps_private(group) else REMOVE
+            return Action("P") if self.keeps_private(group) else REMOVE
         if group >> 8 in {0x50, 0x60}:
             return Action("G") if "GRA" in self.columns else REMOVE
         known = _vr_of(tag)
@@ -138,7 +145,8 @@ class Profile:
             return self._unlisted(tag, vr or known, known, mood)
         return self._listed(row, tag, vr or known, parent, sop_class, mood)
 
-    def _keeps_private(self, group: int) -> bool:
+    def keeps_private(self, group: int) -> bool:
+        """Whether something of a private group may stay."""
         return "PRI" in self.columns or any(tag >> 16 == group and own.letter == "K" for tag, own in self.own.items())
 
     def _listed(self, row: Row, tag: int, vr: str, parent: int, sop_class: str, mood: Mood) -> Action:

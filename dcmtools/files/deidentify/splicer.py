@@ -34,6 +34,7 @@ from dcmtools.files.deidentify.profile import (
     vr_of,
 )
 from dcmtools.files.deidentify.pseudonyms import Key
+from dcmtools.files.deidentify.runs import Runs, Trail
 from dcmtools.model.errors import BadData
 
 WINDOW = 128 << 10
@@ -92,6 +93,7 @@ class Place:
     explicit: bool
     mood: Mood
     rules: dict[bytes, Rule] = field(default_factory=dict)
+    runs: Runs = field(default_factory=Runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ class Spliced:
     cleaned: list[str] = field(default_factory=list)  # tags whose text held identity of another element
     spoiled: list[str] = field(default_factory=list)  # tags whose dates could not be moved
     has_overlay_in_pixels: bool = False
+    looked_again: bool = False
     own: list[bytes] = field(default_factory=list)  # what the engine says of itself, which is no identity
 
 
@@ -233,6 +236,7 @@ class Splicer:
         due = self._due[0][0] if is_top and self._due else _NEVER
         blocks: dict[int, str] = {}
         counts = self.done.counts
+        learn, runs, trail = place.runs, place.runs.known, Trail()
         run = pos
         while pos < end:
             if size - pos < 12 and (size < end or end - pos < 8):
@@ -241,6 +245,17 @@ class Splicer:
                 if end - pos < 8:
                     raise self._overrun(place.parent, is_top=False)
                 raise _More
+            if (known := runs.get(data[pos : pos + 8])) and known.last <= due:
+                if found := known.pattern.match(data, pos, min(size, end)):
+                    trail.clear()
+                    if known.letter == "-":
+                        if run < pos:
+                            out.append(data[run:pos])
+                        counts["X"] += known.elements
+                        run = found.end()
+                    pos = found.end()
+                    continue
+                learn.missed(data, pos, known)
             key = data[pos : pos + width]
             rule = rules.get(key)
             if rule is None:
@@ -259,6 +274,7 @@ class Splicer:
                 if run < pos:
                     out.append(data[run:pos])
                 run = pos
+                learn.close(trail)
                 out += self._what_is_due(tag)
                 due = self._due[0][0] if self._due else _NEVER
             if letter == "B":
@@ -271,15 +287,17 @@ class Splicer:
                 if is_top:
                     break
                 raise _More
-            elif letter == "K":
-                pos = stop
-                continue
-            elif letter == "-":
+            elif letter in "K-":
+                learn.add(trail, data[pos:start], length, key, tag, letter)
+                if letter == "K":
+                    pos = stop
+                    continue
                 if run < pos:
                     out.append(data[run:pos])
                 counts["X"] += 1
                 run = pos = stop
                 continue
+            learn.close(trail)
             try:
                 new, stop = self._treated(rule, pos, start, length, end, place, blocks)
             except _More:
@@ -295,6 +313,7 @@ class Splicer:
                     out.append(new)
                 run = stop
             pos = stop
+        learn.close(trail)
         if run < pos:
             out.append(data[run:pos])
         return pos
