@@ -24,6 +24,7 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _AT_ONCE = 64  # records that one question is about: C-FIND takes a list of UIDs (PS3.4 C.2.2.2.2)
 _TOLD = frozenset({"error", "event"})
 _BATCH = 1000
+_NOWHERE = "-"
 
 
 @dataclass(slots=True)
@@ -89,9 +90,23 @@ def from_stdin(frame: Frame, query: Query) -> Iterator[Record]:
         index = Index(Path(folder) / INDEX_NAME)
         records = frame.records()
         while batch := list(islice(records, _BATCH)):
-            index.append(record for record in batch if type_of(record) == "instance" and "SOPInstanceUID" in record)
+            index.append(_with_path(record) for record in batch if type_of(record) == "instance")
             yield from (record for record in batch if type_of(record) in _TOLD)
-        yield from index.find(query)
+        yield from (_as_it_came(record, f"{index.root}/") for record in index.find(query))
+
+
+def _with_path(record: Record) -> Record:
+    """An instance as an index can hold it: those of a node have no path."""
+    return {"path": _NOWHERE, **record, "type": "instance"}
+
+
+def _as_it_came(record: Record, root: str) -> Record:
+    """An answer of the index that stdin was, whose paths below its folder are those that came."""
+    if "path_b64" not in record and str(record.get("path")).startswith(root):
+        record["path"] = record["path"].removeprefix(root)
+        if record["path"] == _NOWHERE:
+            del record["path"]
+    return record
 
 
 def counted(frame: Frame, found: Iterable[Record], query: Query, nodes: Sequence[str]) -> Iterator[Record]:

@@ -1,5 +1,6 @@
 """The subcommand `index export`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ import typer
 from dcmtools.cli.frame import Frame, run
 from dcmtools.cli.options import Common
 from dcmtools.cli.subcommand import application
+from dcmtools.model.errors import UsageError
 from dcmtools.model.record import Record, path_keys
 
 
@@ -38,6 +40,8 @@ def index_export(
         from dcmtools.disk.parquet import write_parquet
 
         index, file = frame.index(must_exist=True), parquet.expanduser().absolute()
+        if os.path.realpath(file) == os.path.realpath(index.file):
+            raise UsageError(f"{file} is the index itself", "give the Parquet file a name of its own")
         if frame.common.dry_run:
             yield {"type": "file", **path_keys(file), "state": "planned", "plan": "written"}
             return

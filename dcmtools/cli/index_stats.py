@@ -11,7 +11,8 @@ from dcmtools.model.record import Record
 def index_stats(common: Common) -> None:
     """Tell how much the index holds: patients, studies, series, instances, bytes, dates.
 
-    Modalities are counted in instances. superseded_lines are those that compacting would drop.
+    Modalities are counted in instances. superseded_lines are those on which neither
+    a file nor an event stands any more.
 
     Example:
         dcmtools index stats --archive /data/archive | jq .instances

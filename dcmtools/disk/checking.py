@@ -68,8 +68,9 @@ def check_files(index: Index, checked: Checked, *, read: bool) -> Iterator[Recor
             advice = "dcmtools index --prune-missing forgets such files"
             problem = BadData(f"{path_keys(path)['path']} is not there", advice, cause="vanished", **path_keys(path))
             yield problem.record(**pick(record, *_NAMES))
-        except OSError as failure:
-            unreadable = BadData(f"{path_keys(path)['path']}: {failure.strerror}", **path_keys(path))
+        except (OSError, ValueError) as failure:  # the latter for a zero byte in a name
+            what = getattr(failure, "strerror", None) or failure
+            unreadable = BadData(f"{path_keys(path)['path']}: {what}", **path_keys(path))
             yield unreadable.record(**pick(record, *_NAMES))
         except DcmtoolsError as failure:
             yield failure.record(**pick(record, *_NAMES))

@@ -12,7 +12,7 @@ from dcmtools.disk.atomic import TEMPORARY_PREFIX, atomic_file
 from dcmtools.disk.index_line import OTHER, parse
 from dcmtools.disk.journal import Journal, mend
 from dcmtools.disk.lock import Lock
-from dcmtools.disk.view import Snapshot, View
+from dcmtools.disk.view import Snapshot, View, known_up_to
 from dcmtools.disk.view_fill import whole_lines
 from dcmtools.model.errors import NoInput, TryLater, from_os
 from dcmtools.model.record import decode, path_keys
@@ -32,7 +32,9 @@ class Compacted(NamedTuple):
     bad_lines: int
 
 
-def compact(journal: Journal, view: View, key_of: Callable[[str], str], *, dry_run: bool = False) -> Compacted:
+def compact(
+    journal: Journal, view: View, root: str, key_of: Callable[[str], str], *, dry_run: bool = False
+) -> Compacted:
     """Compacts an index while others read it and write to it.
 
     What is written meanwhile follows what was there; writers wait only for the end. Who reads goes on in the old file.
@@ -50,10 +52,10 @@ def compact(journal: Journal, view: View, key_of: Callable[[str], str], *, dry_r
             return Compacted(lines, len(kept), size, sum(kept), bad)
         mode = stat.S_IMODE(os.fstat(snapshot.descriptor).st_mode)
         try:
-            with atomic_file(journal.file, mode) as out:
+            with atomic_file(Path(os.path.realpath(journal.file)), mode) as out:
                 count = _write(out, _kept(snapshot, key_of))
                 ends.enter_context(journal.locked())
-                count += _write(out, _since(journal, snapshot.descriptor, size))
+                count += _write(out, _since(journal, snapshot, root, size))
                 written = out.tell()
         except OSError as problem:
             raise from_os(problem, "compacting", journal.file) from problem
@@ -99,10 +101,11 @@ def _is_other(raw: bytes, key_of: Callable[[str], str]) -> bool:
         return False
 
 
-def _since(journal: Journal, descriptor: int, start: int) -> Iterator[bytes]:
-    """What was added to the file since; TryLater when it is another file now."""
-    if os.stat(journal.file).st_ino != os.fstat(descriptor).st_ino:
-        raise TryLater(f"{journal.file} was replaced while it was compacted", "try again")
+def _since(journal: Journal, snapshot: Snapshot, root: str, start: int) -> Iterator[bytes]:
+    """What was added to the file since; TryLater when it is another file now, or was cut by a writer that failed."""
+    descriptor = snapshot.descriptor
+    if os.stat(journal.file).st_ino != os.fstat(descriptor).st_ino or known_up_to(snapshot, root) != start:
+        raise TryLater(f"{journal.file} was replaced or cut while it was compacted", "try again")
     writable = os.open(journal.file, os.O_RDWR | os.O_CLOEXEC)
     try:
         end = mend(writable)

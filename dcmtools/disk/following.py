@@ -1,42 +1,51 @@
 """Follows an index file that others write to: each line is told once, also when the file is replaced meanwhile."""
 
 import os
+import threading
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
-from dcmtools.disk.index_line import CONFLICT, parse
 from dcmtools.disk.view_fill import whole_lines
 from dcmtools.model.errors import from_os
-from dcmtools.model.record import Record, decode
+from dcmtools.model.record import Record, decode, encode, name_of, path_keys
 
 _TAIL = 64  # bytes by which what was told is known again
 _BLOCK = 1 << 16
 
 
 class Follower:
-    """What was told of a file; it stays open, so that it can still be read when another one has taken its name."""
+    """What was told of a file; it stays open, so that it can still be read when another one has taken its name.
+
+    Thread-safe: each line is told to one of those who ask.
+    """
 
     def __init__(self, file: Path, key_of: Callable[[str], str]) -> None:
         self._file = file
         self._key_of = key_of
+        self._guard = threading.Lock()
         self._descriptor: int | None = None
         self._told = 0
         self._tail = b""
 
     def skip(self) -> None:
         """Takes all lines that are there as told."""
-        self._close()
-        self._descriptor = self._opened()
-        if self._descriptor is not None:
-            size = os.fstat(self._descriptor).st_size
-            self._remember(size - len(_last_line(self._descriptor, size)))
+        with self._guard:
+            self._close()
+            self._descriptor = self._opened()
+            if self._descriptor is not None:
+                size = os.fstat(self._descriptor).st_size
+                self._remember(size - len(_last_line(self._descriptor, size)))
 
     def news(self) -> list[Record]:
         """The lines that came since the last call, all at the first one; what are no records is left out.
 
         After the file was replaced: the rest of the old one, and of the new one what the old one did not have.
         """
+        with self._guard:
+            return self._news()
+
+    def _news(self) -> list[Record]:
         descriptor = self._opened()
         if descriptor is None:
             self._close()
@@ -99,13 +108,12 @@ class Follower:
         return os.pread(self._descriptor or 0, length, self._told - length) == self._tail
 
     def _meaning(self, raw: bytes) -> bytes:
-        """What a line is about: an instance at a path, whatever else it tells; or just itself."""
-        try:
-            line = parse(raw, self._key_of)
-        except ValueError:
-            return b""
-        about = f"{line.uid}\\0{line.path}".encode("utf-8", "surrogateescape") if line.kind <= CONFLICT else raw
-        return blake2b(about, digest_size=8).digest()
+        """What a line says, however its keys are ordered and its path is written."""
+        said = raw
+        for record in _decoded(raw):
+            place = path_keys(self._key_of(name)) if (name := name_of(record)) else {}
+            said = encode(dict(sorted({**record, **place}.items())))
+        return blake2b(said, digest_size=8).digest()
 
 
 def _decoded(raw: bytes) -> list[Record]:

@@ -79,13 +79,21 @@ class Index:
 
     def compact(self, *, dry_run: bool = False) -> Compacted:
         """Writes the file anew without lines that say nothing any more, and tells what became of it."""
-        done = compact(self._journal, self._view, self._key_of, dry_run=dry_run)
+        done = compact(self._journal, self._view, self.root, self._key_of, dry_run=dry_run)
         self._view.counts()  # whoever asks next shall not have to wait
         return done
 
     def instances(self) -> Iterator[Record]:
         """All instances that are there, each once, in the order of their lines."""
         return self._answers(Query("instance"))
+
+    def files(self) -> Iterator[Record]:
+        """All instances at all paths, aliases and conflicts too, in the order of their lines."""
+        with self._view.apart() as snapshot:
+            if snapshot is not None:
+                for place in snapshot.view.execute("SELECT offset, length FROM instance ORDER BY offset"):
+                    if (record := self._record(snapshot.descriptor, *place)) is not None:
+                        yield record
 
     def find(self, query: Query) -> Iterator[Record]:
         """The records at the query's level to which a matching instance belongs, in the query's order."""

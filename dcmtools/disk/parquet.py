@@ -58,8 +58,7 @@ def _type(pa: Any, key: Key) -> Any:
 def _row(record: Record) -> Record:
     row: Record = {key.keyword: _value(key, record.get(key.keyword)) for key in KEYS}
     row |= {name: _text(record.get(name)) for name in _PLACE}
-    size = record.get("size")
-    return {**row, "size": size if isinstance(size, int) else None}
+    return {**row, "size": _integer(record.get("size"))}
 
 
 def _value(key: Key, value: Any) -> Any:

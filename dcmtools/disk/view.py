@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +17,12 @@ from dcmtools.disk.view_fill import Fill, Filled, make_indexes, make_tables
 from dcmtools.disk.view_lookup import Place
 from dcmtools.disk.view_place import places_for
 from dcmtools.disk.view_tail import LONGEST, Tail
-from dcmtools.model.errors import DcmtoolsError, IOFailure, from_os
+from dcmtools.model.errors import DcmtoolsError, IOFailure, TryLater, from_os
 from dcmtools.model.record import path_keys
 
 # The bytes before the place up to which a file was read; when they change, other lines have taken their place.
 _TAIL = 4096
+_TRIES = 20  # to read an index that others replace meanwhile
 _MUCH = 4 << 20  # bytes that are quicker taken in with all that was there before, when they are the larger part
 
 
@@ -55,6 +56,7 @@ class View:
         self._was_removed = False
         self._tail = Tail(key_of)
         self._empty: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
 
     @property
     def file(self) -> Path | None:
@@ -74,39 +76,69 @@ class View:
 
         For quick questions: other threads wait meanwhile. `apart` is for long ones.
         """
-        with self._opened() as descriptor:
-            if descriptor is None:
-                yield None
-                return
-            with self._guard:
-                yield Snapshot(descriptor, self._caught_up(descriptor))
+        with self._guard, self._held(self._current) as snapshot:
+            yield snapshot
 
     def places(self, select: Callable[[Tail, sqlite3.Connection], Iterable[Place]]) -> tuple[int, list[Place]] | None:
         """A descriptor of the index, for the caller to close, and the places that are selected, in their order.
 
         As quick as can be: what the view lacks is only taken in when it is much, and else looked at in the tail.
         """
-        with self._opened() as descriptor:
-            if descriptor is None:
+        with self._guard, self._held(self._nearly_current) as snapshot:
+            if snapshot is None:
                 return None
-            with self._guard:
-                view = self._nearly_caught_up(descriptor)
-                return os.dup(descriptor), sorted(select(self._tail, view))
+            places = sorted(select(self._tail, snapshot.view))
+            return os.dup(snapshot.descriptor), places
 
-    def _nearly_caught_up(self, descriptor: int) -> sqlite3.Connection:
-        size, view = os.fstat(descriptor).st_size, self._view
-        try:
-            known = _consumed(view, descriptor, self._root) if view is not None else None
-        except sqlite3.Error as problem:
-            self._give_up(problem)
-            known = None
-        if known is None and size <= LONGEST and not self._is_made():
-            view, known = self._nothing(), 0
+    @contextmanager
+    def _held(self, bring: Callable[[int], sqlite3.Connection | None]) -> Iterator[Snapshot | None]:
+        """A descriptor of the index with the view that `bring` gives of it, in a transaction: neither changes."""
+        with self._failures_told():
+            for _ in range(_TRIES):
+                with self._opened() as descriptor:
+                    if descriptor is None:
+                        yield None
+                        return
+                    view = bring(descriptor)
+                    if view is None:  # the index was replaced in this moment
+                        continue
+                    try:
+                        yield Snapshot(descriptor, view)
+                    finally:
+                        _end_reading(view)
+                    return
+            raise TryLater(f"{self._journal} is replaced again and again", "try again", **path_keys(self._journal))
+
+    def _current(self, descriptor: int) -> sqlite3.Connection | None:
+        view = self._caught_up(descriptor)
+        return view if self._begin(view, descriptor) is not None else None
+
+    def _nearly_current(self, descriptor: int) -> sqlite3.Connection | None:
+        size, view = os.fstat(descriptor).st_size, self._found()
+        known = self._begin(view, descriptor) if view is not None else None
+        if view is None and size <= LONGEST and not self._is_made():
+            view = self._nothing()
+            view.execute("BEGIN")
+            known = 0
         elif view is None or known is None or size - known > LONGEST:
             view = self._caught_up(descriptor)
-            known = _consumed(view, descriptor, self._root) or 0
+            known = self._begin(view, descriptor)
+        if known is None:
+            return None
         self._tail.follow(descriptor, known, size)
         return view
+
+    def _begin(self, view: sqlite3.Connection, descriptor: int) -> int | None:
+        """Begins to read; up to which byte the view knows the file, or None, and then nothing is begun."""
+        try:
+            view.execute("BEGIN")
+            known = _consumed(view, descriptor, self._root)
+        except sqlite3.Error as problem:
+            self._give_up(problem)
+            return None
+        if known is None:
+            _end_reading(view)
+        return known
 
     def bad_seen(self) -> int:
         """How many lines are no records, of those that were taken in for somebody who asked."""
@@ -129,7 +161,7 @@ class View:
     @contextmanager
     def apart(self) -> Iterator[Snapshot | None]:
         """As `snapshot`, over a connection of its own: nobody waits, and nothing changes, however long it is read."""
-        with self._opened() as descriptor:
+        with self._failures_told(), self._opened() as descriptor:
             if descriptor is None:
                 yield None
                 return
@@ -141,7 +173,7 @@ class View:
 
     @contextmanager
     def _opened(self) -> Iterator[int | None]:
-        """A descriptor of the index; None where there is none. What goes wrong with it in the block is told of it."""
+        """A descriptor of the index; None where there is none."""
         try:
             descriptor = os.open(self._journal, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -151,46 +183,66 @@ class View:
             raise from_os(problem, "reading", self._journal) from problem
         try:
             yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Raises what SQLite says of the view as an error of ours, after the view was given up."""
+        try:
+            yield
         except sqlite3.Error as problem:
             with self._guard:
                 self._give_up(problem)
             reason = f"the view of {self._journal} cannot be read: {problem}"
-            raise IOFailure(
-                reason, "run the same command again: it is made anew", **path_keys(self._journal)
-            ) from problem
-        finally:
-            os.close(descriptor)
+            where = path_keys(self._journal)
+            raise IOFailure(reason, "run the same command again: it is made anew", **where) from problem
 
     def _apart(self, descriptor: int) -> sqlite3.Connection:
-        while True:
+        for _ in range(_TRIES):
             with self._guard:
-                self._caught_up(descriptor)
+                known = _consumed(self._caught_up(descriptor), descriptor, self._root)
                 if self.file is None:
-                    return self._in_memory(descriptor)
+                    break
                 view = connected(self.file)
-                view.execute("BEGIN")
-                if _consumed(view, descriptor, self._root) is not None:
+                if known is not None and (self._begin(view, descriptor) or 0) >= known:
                     return view
-                view.close()  # the index was replaced in this moment, and another process was quicker
+                view.close()  # the index was replaced, or its view removed, in this moment
+        return self._in_memory(descriptor)
 
     def _caught_up(self, descriptor: int) -> sqlite3.Connection:
         """The view, after it took in what the file has gained."""
         while True:
             try:
-                self._view = self._view or self._made_or_found(descriptor)
-                self._catch_up(self._view, descriptor)
+                view = self._found() or self._made_or_found(descriptor)
+                self._catch_up(view, descriptor)
             except (sqlite3.Error, DcmtoolsError, OSError) as problem:
                 if self.file is None:
                     raise self._told(problem) from problem
                 self._give_up(problem)
             else:
-                return self._view
+                self._tail.forget()
+                return view
+
+    def _found(self) -> sqlite3.Connection | None:
+        """The view that is open, unless its file was removed or made anew by somebody else."""
+        if self._view is not None and self.file is not None and _identity(self.file) != self._identity:
+            self._close()
+        return self._view
+
+    def _close(self) -> None:
+        if self._view is not None:
+            self._view.close()
+            self._view = None
 
     def _made_or_found(self, descriptor: int) -> sqlite3.Connection:
         self._places = self._places or [*places_for(self._journal), None]
         if self.file is None:
-            return self._in_memory(descriptor)
-        return opened_view(self.file, lambda view: self._make(view, descriptor))
+            self._view = self._in_memory(descriptor)
+        else:
+            self._view = opened_view(self.file, lambda view: self._make(view, descriptor))
+            self._identity = _identity(self.file)
+        return self._view
 
     def _in_memory(self, descriptor: int) -> sqlite3.Connection:
         view = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -199,9 +251,7 @@ class View:
 
     def _give_up(self, problem: Exception) -> None:
         """Removes a damaged view, which is then made anew; where it cannot be written the next place is tried."""
-        if self._view is not None:
-            self._view.close()
-            self._view = None
+        self._close()
         is_damaged = isinstance(problem, sqlite3.DatabaseError) and not isinstance(problem, sqlite3.OperationalError)
         if is_damaged and self.file is not None and not self._was_removed:
             self._was_removed = True
@@ -239,6 +289,11 @@ class View:
         return IOFailure(reason, "check the disk, then run the same command again", **path_keys(self._journal))
 
 
+def known_up_to(snapshot: Snapshot, root: str) -> int | None:
+    """Up to which byte a snapshot's view knows the file; None when that was cut or written over since."""
+    return _consumed(snapshot.view, snapshot.descriptor, root)
+
+
 def _consumed(view: sqlite3.Connection, descriptor: int, root: str) -> int | None:
     """Up to which byte the view knows the file; None when it knows another one."""
     row = view.execute("SELECT inode, root, consumed, tail FROM state").fetchone()
@@ -257,6 +312,20 @@ def _note(view: sqlite3.Connection, descriptor: int, root: str, filled: Filled, 
     inode, tail = str(os.fstat(descriptor).st_ino), _tail(descriptor, filled.consumed)
     values = (inode, os.fsencode(root).hex(), filled.consumed, tail, lines + filled.lines, bad + filled.bad)
     view.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def _end_reading(view: sqlite3.Connection) -> None:
+    with suppress(sqlite3.ProgrammingError):  # it was closed, since it turned out to be damaged
+        if view.in_transaction:
+            view.execute("ROLLBACK")
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        state = os.stat(file)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _tail(descriptor: int, consumed: int) -> bytes:

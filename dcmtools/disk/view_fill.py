@@ -59,7 +59,8 @@ _PART = (
 )
 _ROW = "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SUMS = (
-    "UPDATE part SET (instances, first, size) = (SELECT count(*), coalesce(min(offset), 0), coalesce(sum(size), 0)"
+    "UPDATE part SET (instances, first, size) ="
+    " (SELECT count(*), coalesce(min(offset), 0), CAST(total(size) AS INTEGER)"
     " FROM instance WHERE part = part.id AND answer)"
 )
 _ONE_MORE = (
@@ -283,7 +284,11 @@ def _group_key(record: Record, keyword: str) -> str:
 
 def _is_odd(record: Record) -> bool:
     """Whether a value is none that our own headers give, so that it may match in ways that no column shows."""
-    uids = [record.get(key) for key in _UIDS]
-    return any(isinstance(record.get(key), list | dict) for key in (*_VALUES, *_UIDS)) or any(
-        isinstance(uid, str) and uid != uid.rstrip("\0 ") for uid in uids
+    values = [record.get(key) for key in (*_VALUES, *_UIDS)]
+    texts = [value for value in values if isinstance(value, str)]
+    padded = any(text != text.rstrip() for text in texts[-2:])
+    return (
+        padded
+        or any("\0" in text for text in texts)
+        or any(value is not None and not isinstance(value, str) for value in values)
     )

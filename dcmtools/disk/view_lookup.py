@@ -54,7 +54,7 @@ def _in_archive(view: sqlite3.Connection, paths: Iterable[str]) -> Iterator[tupl
 
 def _parts(path: str) -> list[str]:
     parts = path.split("/")
-    return parts if len(parts) == 3 and parts[0] and path.endswith(_ENDING) else []
+    return parts if len(parts) == 3 and parts[0] and path.endswith(_ENDING) and path.isascii() else []
 
 
 def _places(view: sqlite3.Connection, statement: str, uids: Iterable[str]) -> Iterator[Place]:

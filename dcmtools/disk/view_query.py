@@ -29,6 +29,7 @@ _TEXTS = {
 }
 _MOST = 500  # values in one condition; more of them narrow nothing
 _BATCH = 1000
+_HIGHEST = "\U0010ffff"
 
 _WANTED = "CREATE TEMP TABLE wanted (id INTEGER PRIMARY KEY, name TEXT)"
 _GROUPS = """
@@ -114,9 +115,9 @@ def _has_instance(view: sqlite3.Connection, part: int, query: Query, read: Read)
 
 
 def _is_own(keyword: str) -> bool:
-    """Whether a key is one of instances, which the parts do not tell."""
+    """Whether only the lines tell a key: one of instances, or one that is in none of our own lines."""
     key = BY_KEYWORD.get(keyword)
-    return key is not None and key.level == "instance"
+    return key.level == "instance" if key else keyword != "ModalitiesInStudy"
 
 
 def _uid_condition(keys: Mapping[str, str]) -> Condition:
@@ -167,7 +168,7 @@ def _dates(wanted: str) -> Condition:
     first, dash, last = (part.strip() for part in wanted.partition("-"))
     if not dash:
         return "date = ?", [first]
-    return "date BETWEEN ? AND ?", [first, f"{last}~" if last else "~"]
+    return "date BETWEEN ? AND ?", [first, f"{last}{_HIGHEST}"]
 
 
 def _glob(folded: str, *, inside: bool = False) -> str:
@@ -179,7 +180,15 @@ def _glob(folded: str, *, inside: bool = False) -> str:
 def _values(wanted: str) -> list[str]:
     """The values of a key; none where they narrow nothing."""
     values = [value.strip() for value in wanted.split("\\")] if wanted else []
-    return values if all(values) and len(values) <= _MOST else []
+    return values if all(map(_can_be_bound, values)) and len(values) <= _MOST else []
+
+
+def _can_be_bound(value: str) -> bool:
+    """Whether SQL can compare with a value: not with none, a NUL, or bytes of the command line that are no text."""
+    try:
+        return bool(value.encode()) and "\0" not in value
+    except UnicodeEncodeError:
+        return False
 
 
 def _marks(values: list[str]) -> str:

@@ -4,6 +4,7 @@ To take a line into the view costs as much as making it durable. Who writes many
 is there already, needs the view to be up to date only now and then.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from dcmtools.disk.index_line import CONFLICT, TOMBSTONE, parse
 from dcmtools.disk.view_fill import stored, whole_lines
 from dcmtools.disk.view_lookup import Place, at_paths, everywhere, named, of_instances
 
+_MARK = 256
 LONGEST = 16 << 20  # bytes, some thousand lines: to read them takes less than 0.1 s
 
 _OF_UID = (
@@ -33,20 +35,31 @@ class Tail:
 
     def __init__(self, key_of: Callable[[str], str]) -> None:
         self._key_of = key_of
-        self._start = self._end = 0
-        self.bad = 0
         # Instance -> path -> its last line, None after a tombstone; and the instances that were at each path.
         self._files: dict[str, dict[str | bytes, _File | None]] = {}
         self._at: dict[str | bytes, set[str]] = {}
+        self._mark = b""  # the bytes before the end: when they change, other lines have taken their place
+        self._inode = self._start = self._end = self.bad = 0
 
     def follow(self, descriptor: int, start: int, end: int) -> None:
         """Takes in what lies between two offsets, as far as it is not known."""
-        if start != self._start or end < self._end:
-            self._start = self._end = start
-            self._files, self._at, self.bad = {}, {}, 0
+        inode = os.fstat(descriptor).st_ino
+        if (
+            (inode, start) != (self._inode, self._start)
+            or end < self._end
+            or self._mark != _mark(descriptor, self._end)
+        ):
+            self.forget()
+            self._inode, self._start, self._end = inode, start, start
         for raw in whole_lines(descriptor, self._end, end):
             self._take(raw)
             self._end += len(raw)
+        self._mark = _mark(descriptor, self._end)
+
+    def forget(self) -> None:
+        """Lets go of everything: the view has it, or another file has taken its place."""
+        self._inode = self._start = self._end = self.bad = 0
+        self._files, self._at, self._mark = {}, {}, b""
 
     def everywhere(self, view: sqlite3.Connection, uids: Collection[str]) -> Iterator[Place]:
         """Where these instances are, at all their paths."""
@@ -97,3 +110,8 @@ class Tail:
             file = None if line.kind == TOMBSTONE else _File(line.kind, self._end, len(raw) - 1)
             self._files.setdefault(line.uid, {})[path] = file
             self._at.setdefault(path, set()).add(line.uid)
+
+
+def _mark(descriptor: int, end: int) -> bytes:
+    length = min(_MARK, end)
+    return os.pread(descriptor, length, end - length)

@@ -144,6 +144,7 @@ class References:
         self._items: list[tuple[Record, Record | None]] = []
         self._since = time.monotonic()
         self._same: dict[tuple[str, str], bool] = {}
+        self._still: dict[tuple[str, str], bool] = {}
 
     def add(self, found: str | Record, known: Record | None) -> Iterator[Record]:
         """Takes in what was read, or a path that is as the index knows it; the records of the batch when it is due."""
@@ -175,12 +176,24 @@ class References:
     def _compare(self, items: list[tuple[Record, Record | None]]) -> None:
         """Finds out, before others are kept from writing, which files hold the same data set as those of the index."""
         self._same.clear()
+        self._still.clear()
         firsts = self._firsts(items)
         for record, _ in items:
             first = firsts.get(str(record.get("SOPInstanceUID"))) if _is_new(record) else None
             path, there = name_of(record), name_of(first) if first else None
-            if path and there and path != there and not _is_gone(there):
+            if first and path and there and path != there and self._is_still_there(first, there):
                 self._holds_same(path, there)
+
+    def _is_still_there(self, first: Record, there: str) -> bool:
+        """Whether a file is still that instance: files that changed their names may have taken each other's."""
+        if is_gone(there):
+            return False
+        uid = str(first["SOPInstanceUID"])
+        if is_unchanged(there, first):
+            return True
+        if (uid, there) not in self._still:
+            self._still[uid, there] = header_of(there).get("SOPInstanceUID") == uid
+        return self._still[uid, there]
 
     def _holds_same(self, path: str, there: str) -> bool:
         pair = (path, there)
@@ -211,14 +224,14 @@ class References:
         path = name_of(record)
         known = known_at.get(path) if path and "state" not in record else None
         if known and _has_gone_bad(record):
-            lines.append(_tombstone(known))
+            lines.append(tombstone(known))
         if not _is_new(record) or path is None:
             return record
         if known and _says_the_same(known, record):
             return self._told_again(known)
         uid = str(record["SOPInstanceUID"])
         if known and known["SOPInstanceUID"] != uid:
-            lines.append(_tombstone(known))
+            lines.append(tombstone(known))
         line = self._line(record, path, firsts, lines)
         lines.append(line)
         known_at[path] = line
@@ -235,8 +248,8 @@ class References:
         uid = str(record["SOPInstanceUID"])
         first = firsts.get(uid)
         there = name_of(first) if first else None
-        if first and there and there != path and _is_gone(there):  # it was moved here
-            lines.append(_tombstone(first))
+        if first and there and there != path and not self._is_still_there(first, there):  # it was moved here
+            lines.append(tombstone(first))
             first = None
         if first is None or there is None or there == path:
             firsts[uid] = record
@@ -269,17 +282,17 @@ def _has_gone_bad(record: Record) -> bool:
     return is_error(record) and record.get("cause") not in _MAY_BE_THERE
 
 
-def _tombstone(record: Record) -> Record:
+def tombstone(record: Record) -> Record:
     return {"type": "tombstone", **pick(record, "SOPInstanceUID", "path", "path_b64")}
 
 
-def _is_gone(path: str) -> bool:
+def is_gone(path: str) -> bool:
     """Whether nothing has this name; what cannot be looked at may be there."""
     try:
         os.lstat(path)
     except FileNotFoundError:
         return True
-    except OSError:
+    except (OSError, ValueError):  # the latter for a zero byte in a name
         return False
     return False
 
@@ -288,6 +301,6 @@ def is_unchanged(path: str, known: Record) -> bool:
     """Whether a file has the size and time with which the index knows it."""
     try:
         state = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return False
     return (known.get("size"), known.get("mtime_ns")) == (state.st_size, str(state.st_mtime_ns))

@@ -2,19 +2,18 @@
 
 import os
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from dcmtools.disk.atomic import fsync_folder, temporary_name
 from dcmtools.disk.index import Index
 from dcmtools.disk.journal import Journal
-from dcmtools.files.referencing import Stop, is_error, never
+from dcmtools.files.referencing import Stop, is_error, is_gone, never, tombstone
 from dcmtools.model.errors import Incomplete, from_os
-from dcmtools.model.record import Record, name_of, path_keys, type_of
+from dcmtools.model.record import Record, decode, encode, name_of, path_keys, type_of
 
-_CHUNK = 1000
 # A file system's clock ticks every few milliseconds, that of a memory card every two seconds.
 TICK_NS = 2_000_000_000
 
@@ -24,7 +23,7 @@ Indexing = Callable[[Iterable[Path | str], Index], Iterator[Record]]
 
 def known_folders(index: Index) -> list[str]:
     """The folders that hold what the index knows, those within others left out; missing ones too."""
-    folders = {os.path.dirname(name) for record in index.instances() if (name := name_of(record))}
+    folders = {os.path.dirname(name) for record in index.files() if (name := name_of(record))}
     tops: list[str] = []
     for folder in sorted(folders, key=lambda one: f"{one}/"):
         if not tops or not f"{folder}/".startswith(f"{tops[-1].rstrip('/')}/"):
@@ -38,7 +37,7 @@ def racily_clean(index: Index) -> Callable[[Record], bool]:
         written = index.file.stat().st_mtime_ns
     except OSError:
         return lambda _: False
-    return lambda known: int(known.get("mtime_ns") or 0) >= written - TICK_NS
+    return lambda known: _number(known.get("mtime_ns")) >= written - TICK_NS
 
 
 def prune(
@@ -58,10 +57,8 @@ def prune(
         if 2 * len(some) > below and not yes:
             yield _too_many(len(some), below, root)
             continue
-        if not dry_run:
-            index.forget(some)
         told = {"state": "planned", "plan": "removed"} if dry_run else {"state": "removed"}
-        yield from ({**record, **told} for record in some)
+        yield from ({**record, **told} for record in (some if dry_run else _forgotten(index, some)))
 
 
 def rebuild(
@@ -74,10 +71,11 @@ def rebuild(
     """
     index.skip()
     before = sum(1 for _ in index.instances())
+    events = [encode(event) for event in index.events()]
     folder = index.file.with_name(temporary_name())
     made = Index(folder / index.file.name, index.root)
     try:
-        made.append(index.events())
+        made.append(map(decode, events))
         found = 0
         for record in indexing(paths, made):
             found += not is_error(record) and type_of(record) == "instance"
@@ -87,38 +85,56 @@ def rebuild(
         if 2 * found < before and not yes:
             yield _too_many(before - found, before, os.fspath(index.file))
             return
-        _put_in_place(made, index)
+        _put_in_place(made, index, frozenset(events))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put_in_place(made: Index, index: Index) -> None:
+def _put_in_place(made: Index, index: Index, events: frozenset[bytes]) -> None:
+    final = os.path.realpath(index.file)
     with Journal(index.file).locked():
-        made.append(index.catch_up())
+        made.append(record for record in index.catch_up() if type_of(record) != "event" or encode(record) not in events)
         try:
             if made.file.exists():
-                os.replace(made.file, index.file)
-                fsync_folder(index.file.parent)
+                if os.path.exists(final):  # others may read it, and shall go on to
+                    made.file.chmod(stat.S_IMODE(os.stat(final).st_mode))
+                os.replace(made.file, final)
+                fsync_folder(Path(final).parent)
         except OSError as problem:
             raise from_os(problem, "replacing", index.file) from problem
+
+
+def _forgotten(index: Index, records: list[Record]) -> list[Record]:
+    """Those of the records whose files are still gone when nobody else writes; they are no longer in the index."""
+    gone: list[Record] = []
+
+    def look() -> Iterator[Record]:
+        gone.extend(record for record in records if is_gone(name_of(record) or ""))
+        return map(tombstone, gone)
+
+    index.append_after(look)
+    return gone
 
 
 def _known_and_gone(index: Index, roots: list[str], stop: Stop) -> tuple[Counter[str], dict[str, list[Record]]]:
     """How many files are known in each folder; and those of which nothing is there, by the root they are judged by."""
     known: Counter[str] = Counter()
     gone: dict[str, list[Record]] = {}
-    instances = index.instances()
-    while (chunk := list(islice(instances, _CHUNK))) and not stop():
-        everywhere = index.everywhere({str(record["SOPInstanceUID"]) for record in chunk})
-        for record in (one for some in everywhere.values() for one in some):
-            name = name_of(record) or ""
-            root = next((root for root in roots if _is_below(name, root)), None) if roots else ""
-            if root is not None:
-                folder = os.path.dirname(name)
-                known[folder] += 1
-                if _is_missing(name):
-                    gone.setdefault(root or _nearest(folder), []).append(record)
+    for record in index.files():
+        if stop():
+            break
+        name = name_of(record) or ""
+        root = next((root for root in roots if _is_below(name, root)), None) if roots else ""
+        if root is not None:
+            folder = os.path.dirname(name)
+            known[folder] += 1
+            if is_gone(name):
+                gone.setdefault(root or _nearest(folder), []).append(record)
     return known, gone
+
+
+def _number(text: object) -> int:
+    return int(text) if isinstance(text, str) and text.isdecimal() else 0
 
 
 def _nearest(folder: str) -> str:
@@ -130,17 +146,6 @@ def _nearest(folder: str) -> str:
 
 def _is_below(name: str, root: str) -> bool:
     return f"{name}/".startswith(f"{root.rstrip('/')}/")
-
-
-def _is_missing(name: str) -> bool:
-    """Whether nothing has this name; what cannot be looked at may be there."""
-    try:
-        os.lstat(name)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _too_many(gone: int, known: int, root: str) -> Record:

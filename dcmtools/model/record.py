@@ -40,7 +40,9 @@ def _codec() -> _Codec:
     import msgspec
 
     decoder = msgspec.json.Decoder(dict[str, Any])
-    return _Codec(msgspec.json.Encoder().encode, decoder.decode, (msgspec.DecodeError, UnicodeDecodeError))
+    return _Codec(
+        msgspec.json.Encoder().encode, decoder.decode, (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+    )
 
 
 def encode(record: Record) -> bytes:

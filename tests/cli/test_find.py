@@ -1,6 +1,7 @@
 """dcmtools find as a process: what it finds in an index and on nodes, for itself and for records on stdin."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -275,6 +276,23 @@ def test_records_on_stdin_can_be_the_index(find: Find, dcmtools: RunDcmtools) ->
 
     (series,) = records(done.stdout)
     assert (series["NumberOfSeriesRelatedInstances"], series["Modality"]) == (24, "MR")
+
+
+def test_records_of_a_node_can_be_the_index(find: Find, dcmtools: RunDcmtools) -> None:
+    instances = [{**one, "type": "image"} for one in find("-l", "instance", "-m", "SR")[1]]
+    lines = "".join(f"{json.dumps({key: one[key] for key in one if key != 'path'})}\n" for one in instances)
+
+    done = dcmtools("find", "--index", "-", "--level", "instance", stdin=lines)
+
+    assert [one["SOPInstanceUID"] for one in records(done.stdout)] == [one["SOPInstanceUID"] for one in instances]
+    assert all("path" not in one for one in records(done.stdout))
+
+
+def test_text_that_is_no_text_matches_nothing(dcmtools: RunDcmtools, filled: Path) -> None:
+    for option in ("--patient-id", "--patient-name", "--study-uid", "--instance-uid"):
+        done = dcmtools("find", "--archive", filled, option, os.fsdecode(b"\xff"))
+
+        assert (done.returncode, records(done.stdout)) == (0, []), done.stderr
 
 
 def test_several_indexes_are_asked_as_one(dcmtools: RunDcmtools, filled: Path, phantoms: Path, tmp_path: Path) -> None:

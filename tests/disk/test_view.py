@@ -198,3 +198,82 @@ def test_descriptors_are_given_back(index: Index) -> None:
         next(index.instances())
 
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_view_that_somebody_removes_is_made_anew(index: Index) -> None:
+    assert len(list(index.instances())) == 5
+    for file in index.file.parent.glob("index.sqlite*"):
+        file.unlink()
+    assert len(list(index.instances())) == 5
+
+    for file in index.file.parent.glob("index.sqlite*"):
+        file.unlink()
+    assert len(found(index)) == 5  # by somebody else, who made another one
+    index.append([inside(index, 5)])
+    assert len(list(index.instances())) == 6
+    assert index.compact().lines == 6
+    assert len(list(index.instances())) == 6
+
+
+def test_newest_lines_are_those_of_the_file_that_is_there_now(index: Index) -> None:
+    uids = [uid(1, 1, 1, number) for number in range(12)]
+    assert set(index.lookup(uids)) == set(uids[:5])  # before there is any view
+
+    new = index.file.with_name("new")
+    new.write_bytes(b"".join(encode(inside(index, number)) for number in range(4, 12)))
+    new.rename(index.file)
+    assert set(index.lookup(uids)) == set(uids[4:])
+    assert all(record["SOPInstanceUID"] == name for name, record in index.lookup(uids).items())
+
+    index.file.write_bytes(b"".join(encode(inside(index, number)) for number in (11, 10, 9, 8, 7, 6, 5, 4)))
+    assert all(record["SOPInstanceUID"] == name for name, record in index.lookup(uids).items())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"PatientID":5,"x":' + "[" * 5000 + "]" * 5000 + "}",
+        '{"type":"event","x":' + "[" * 5000 + "]" * 5000 + "}",
+        '{"SOPInstanceUID":"1.2.3","path":"/x/a\\u0000b.dcm","mtime_ns":"x"}',
+        '{"SOPInstanceUID":"1.2.3","path":"/x","size":' + "9" * 40 + "}",
+    ],
+)
+def test_hostile_line_harms_nobody(index: Index, line: str) -> None:
+    with index.file.open("a") as out:
+        out.write(f"{line}\n")
+
+    index.append([inside(index, 5)])
+
+    assert len([one for one in index.instances() if one["SOPInstanceUID"] != "1.2.3"]) == 6
+    assert len(index.catch_up()) >= 6
+    assert list(index.find(Query())) == list(index.scan(Query()))
+
+
+def test_sizes_beyond_all_measure_are_added_up(index: Index) -> None:
+    index.append({**inside(index, number), "size": (1 << 60) - 1} for number in range(20))
+
+    assert len(list(index.find(Query("series")))) == 1
+
+
+def test_reader_of_another_process_is_never_told_of_other_instances_during_compactions(index: Index) -> None:
+    code = textwrap.dedent("""
+        import sys
+        from dcmtools.disk.index import Index
+        from tests.builders import make_record
+        index = Index(sys.argv[1])
+        for number in range(60):
+            index.append(make_record(2, 1, 1, number, path=f"/{number}/{again}") for again in range(3))
+            index.forget([make_record(2, 1, 1, number, path=f"/{number}/0")])
+            index.compact()
+    """)
+    wanted = [uid(1, 1, 1, number) for number in range(5)]
+
+    with subprocess.Popen([sys.executable, "-c", code, str(index.file)], cwd=Path(__file__).parents[2]) as other:
+        while other.poll() is None:
+            assert {name: one["SOPInstanceUID"] for name, one in index.lookup(wanted).items()} == dict(
+                zip(wanted, wanted, strict=True)
+            )
+            assert {one["SOPInstanceUID"] for one in index.by_series(uid(1, 1, 1))} == set(wanted)
+
+    assert other.returncode == 0
+    assert list(index.find(Query())) == list(index.scan(Query()))

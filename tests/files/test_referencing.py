@@ -263,3 +263,21 @@ def test_whole_fmri_series_is_indexed(index: Index, data: Path, tmp_path: Path) 
 
     assert states(index_paths([tmp_path], index)) == {"indexed": 5460}
     assert states(index_paths([tmp_path], index)) == {"present": 5460}
+
+
+def test_files_that_exchange_their_names_stay_what_they_are(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.jsonl")
+    files = [write_instance(tmp_path / "in" / f"IM{number}", 1, 1, 1, number) for number in range(1, 4)]
+    for number, path in enumerate(files):
+        os.utime(path, ns=(number, number))
+    list(index_paths([tmp_path / "in"], index))
+    for path in files:
+        path.rename(path.with_suffix(".old"))
+    for path, other in zip(files, [*files[1:], files[0]], strict=True):
+        path.with_suffix(".old").rename(other)
+
+    told = list(index_paths([tmp_path / "in"], index))
+
+    assert [record["state"] for record in told] == ["indexed"] * 3
+    answers = {record["InstanceNumber"]: Path(record["path"]).name for record in index.instances()}
+    assert answers == {1: "IM2", 2: "IM3", 3: "IM1"}

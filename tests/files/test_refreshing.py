@@ -155,3 +155,39 @@ def test_index_stays_when_its_files_are_not_there_or_the_run_is_stopped(index: I
     assert index.file.read_bytes() == before
     assert states(rebuild(index_paths, [folder], index, yes=True)) == {"indexed": 2}
     assert len(paths(index)) == 2
+
+
+def test_rebuilt_index_keeps_its_mode_and_finds_what_was_a_second_copy(index: Index, folder: Path) -> None:
+    copy = folder.parent / "copies" / "same.dcm"
+    copy.parent.mkdir()
+    copy.write_bytes((folder / "a" / "1-1-1-1.dcm").read_bytes())
+    list(index_paths([copy], index))
+    index.file.chmod(0o640)
+
+    assert str(copy.parent) in known_folders(index)
+    list(rebuild(index_paths, known_folders(index), index))
+
+    assert sorted(len(files) for files in index.everywhere(uids_of(index)).values()) == [1, 1, 1, 1, 2]
+    assert index.file.stat().st_mode & 0o777 == 0o640
+
+
+def test_file_that_came_back_is_not_forgotten(index: Index, folder: Path) -> None:
+    path = folder / "a" / "1-1-1-1.dcm"
+    content = path.read_bytes()
+    path.unlink()
+
+    asked: list[None] = []
+
+    def comes_back() -> bool:  # after all files were looked at, and before anything is forgotten
+        asked.append(None)
+        if len(asked) > 5:
+            path.write_bytes(content)
+        return False
+
+    assert list(prune(index, [str(folder)], stop=comes_back)) == []
+    assert len(asked) == 6
+    assert len(paths(index)) == 5
+
+
+def uids_of(index: Index) -> list[str]:
+    return [record["SOPInstanceUID"] for record in index.instances()]
