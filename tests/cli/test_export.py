@@ -349,9 +349,9 @@ class TestMedia:
         assert tree(tmp_path / "out") == before
         from pydicom.fileset import FileSet
 
-        listed = FileSet(tmp_path / "out" / "DICOMDIR")
-        assert len(listed) == 75
-        listed._stage["t"].cleanup()  # it leaves that to the collector, which warns
+        file_set = FileSet(tmp_path / "out" / "DICOMDIR")
+        assert len(file_set) == 75
+        file_set._stage["t"].cleanup()  # it leaves that to the collector, which warns
 
     def test_zip_has_the_folder_and_is_the_same_again(
         self, dcmtools: RunDcmtools, scans: Path, key: Path, tmp_path: Path
