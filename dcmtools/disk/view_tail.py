@@ -17,7 +17,7 @@ _MARK = 256
 LONGEST = 16 << 20  # bytes, some thousand lines: to read them takes less than 0.1 s
 
 _OF_UID = (
-    "SELECT path, study, series, kind, offset, length FROM instance LEFT JOIN part ON part.id = instance.part"
+    "SELECT uid, path, study, series, kind, offset, length FROM instance LEFT JOIN part ON part.id = instance.part"
     " WHERE uid IN ({})"
 )
 
@@ -64,13 +64,13 @@ class Tail:
     def everywhere(self, view: sqlite3.Connection, uids: Collection[str]) -> Iterator[Place]:
         """Where these instances are, at all their paths."""
         yield from everywhere(view, set(uids) - self._files.keys())
-        for files in self._together(view, self._known(uids)):
+        for files in self._together(view, self._known(uids)).values():
             yield from ((file.offset, file.length) for file in files.values())
 
     def of_instances(self, view: sqlite3.Connection, uids: Collection[str]) -> Iterator[Place]:
         """The answers for these instances."""
         yield from of_instances(view, set(uids) - self._files.keys())
-        for files in self._together(view, self._known(uids)):
+        for files in self._together(view, self._known(uids)).values():
             best = min(files.values(), default=None)
             if best is not None and best.kind < CONFLICT:
                 yield best.offset, best.length
@@ -78,23 +78,28 @@ class Tail:
     def at_paths(self, view: sqlite3.Connection, paths: Collection[str]) -> Iterator[Place]:
         """What was last at each of these paths."""
         yield from at_paths(view, [path for path in paths if stored(path) not in self._at])
-        for path in {stored(path) for path in paths} & self._at.keys():
-            uids = self._at[path] | {
-                str(uid) for (uid,) in named(view, "SELECT uid FROM instance WHERE path IN ({})", [path])
-            }
-            there = [files[path] for files in self._together(view, uids) if path in files]
+        uids = {path: set(self._at[path]) for path in {stored(path) for path in paths} & self._at.keys()}
+        for path, uid in named(view, "SELECT path, uid FROM instance WHERE path IN ({})", uids):
+            uids[path].add(uid)
+        files = self._together(view, {uid for some in uids.values() for uid in some})
+        for path, some in uids.items():
+            there = [files[uid][path] for uid in some if path in files[uid]]
             if there:
                 last = max(there, key=lambda file: file.offset)
                 yield last.offset, last.length
 
-    def _together(self, view: sqlite3.Connection, uids: Iterable[str]) -> Iterator[dict[str | bytes, _File]]:
+    def _together(self, view: sqlite3.Connection, uids: Iterable[str]) -> dict[str, dict[str | bytes, _File]]:
         """The files of each of these instances, those that the view has and those of the tail."""
-        for uid in uids:
-            files: dict[str | bytes, _File | None] = {}
-            for path, study, series, kind, offset, length in named(view, _OF_UID, [uid]):
-                files[path if path is not None else stored(f"{study}/{series}/{uid}.dcm")] = _File(kind, offset, length)
-            files |= self._files.get(uid, {})
-            yield {path: file for path, file in files.items() if file is not None}
+        found: dict[str, dict[str | bytes, _File]] = {uid: {} for uid in uids}
+        for uid, path, study, series, kind, offset, length in named(view, _OF_UID, list(found)):
+            place = path if path is not None else stored(f"{study}/{series}/{uid}.dcm")
+            found[uid][place] = _File(kind, offset, length)
+        for uid, files in found.items():
+            for path, file in self._files.get(uid, {}).items():
+                files.pop(path, None)
+                if file is not None:
+                    files[path] = file
+        return found
 
     def _known(self, uids: Iterable[str]) -> set[str]:
         return set(uids) & self._files.keys()
