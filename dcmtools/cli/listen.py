@@ -71,6 +71,10 @@ def listen(
         Literal["on", "off"],
         typer.Option(help="off: answer before instances are on the disk; a power cut may then lose the last ones."),
     ] = "on",
+    on_duplicate: Annotated[
+        Literal["first", "newest"],
+        typer.Option("--on-duplicate", help="Which of two contents under one UID is the answer; both are kept."),
+    ] = "first",
     compression: Annotated[
         str, typer.Option(metavar="SYNTAX,...", help="Transfer syntaxes by preference, as jpeg-ls,rle.")
     ] = "",
@@ -145,7 +149,8 @@ def listen(
             min_free=_size(min_free),
             fsync=fsync == "on",
         )
-        archive, ours = Archive(frame.archive), _ours(frame.settings.local, port, aet, bind)
+        archive = Archive(frame.archive, on_duplicate=on_duplicate)
+        ours = _ours(frame.settings.local, port, aet, bind)
         signal.signal(signal.SIGHUP, lambda *_: None)  # who has no nodes to read again lives on
         services = _query_retrieve(frame, archive, ours) if query_retrieve else {}
         until = Until(once, count, duration(idle_exit) if idle_exit else None)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dcmtools.disk.archive import Archive
 from dcmtools.model.record import Record
-from tests.builders import uid, write_series
+from tests.builders import uid, write_instance, write_series
 from tests.conftest import RunDcmtools, StartDcmtools
 from tests.peers.processes import RunTool
 
@@ -39,6 +40,28 @@ def test_the_first_record_says_where_it_listens_and_the_next_what_came(
     assert [one["SOPInstanceUID"] for one in came] == [uid(1, 1, 1, number) for number in (1, 2, 3)]
     assert all(Path(one["path"]).is_file() for one in came)
     assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("answer", ["first", "newest"])
+def test_of_two_contents_under_one_uid_both_are_kept_and_the_one_that_was_chosen_is_the_answer(
+    start_dcmtools: StartDcmtools, tool: RunTool, tmp_path: Path, answer: str
+) -> None:
+    process = start_dcmtools("listen", "--port", 0, "--archive", "archive", "--on-duplicate", answer)
+    told = lines(process)
+    port = next(told)["port"]
+
+    for name in ("old", "new"):
+        tool("storescu", "127.0.0.1", port, write_instance(tmp_path / name, PatientID=name))
+    states = [one["state"] for one in (next(told), next(told))]
+    process.terminate()
+
+    assert process.wait(20) == 0
+    assert states == (["received", "conflict"] if answer == "first" else ["received", "received"])
+    archive = Archive(tmp_path / "archive")
+    assert [one["PatientID"] for one in archive.index.instances()] == ["old" if answer == "first" else "new"]
+    (everywhere,) = archive.index.everywhere([uid(1, 1, 1, 1)]).values()
+    assert {one["PatientID"] for one in everywhere} == {"old", "new"}
+    assert all(Path(one["path"]).is_file() for one in everywhere)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
