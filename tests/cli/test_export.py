@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate, generate_fragments
 
 from tests.builders import uid, write_instance, write_series
 from tests.cli.conftest import records
@@ -319,6 +320,27 @@ def test_regions_of_risky_pixels_are_blanked_and_it_is_said(dcmtools: RunDcmtool
     assert (read.pixel_array == expected).all()
     assert read.BurnedInAnnotation == "NO"
     assert [code.CodeValue for code in read.DeidentificationMethodCodeSequence] == ["113100", "113101"]
+
+
+def test_damaged_frame_is_decoded_or_told_and_the_rest_comes(dcmtools: RunDcmtools, data: Path, tmp_path: Path) -> None:
+    read = pydicom.dcmread(data / "odd" / "JPGLosslessP14SV1_1s_1f_8b.dcm")
+    (frame,) = generate_fragments(read.PixelData[8:])
+    behind_app0 = 4 + int.from_bytes(frame[4:6], "big")
+    read.Modality, read.StudyInstanceUID, read.SeriesInstanceUID = "US", uid(5), uid(5, 1)
+    (tmp_path / "in").mkdir()
+    for number, behind in enumerate((b"twenty bytes of junk" + frame[behind_app0:], b"\xff" * 20)):
+        read.PixelData = encapsulate([frame[:behind_app0] + behind])
+        read["PixelData"].VR = "OB"
+        read.SOPInstanceUID = read.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(uid(5, 1, number))
+        read.save_as(tmp_path / "in" / f"{number}.dcm")
+    write_series(tmp_path / "in", 2)
+    (tmp_path / "rules.json").write_text(json.dumps([{"Modality": "US", "regions": [[0, 0, 10, 10]]}]))
+
+    done = dcmtools("export", "out", "in", "--anonymize", "--clean-pixel-data", "rules.json")
+
+    assert done.returncode == 3, done.stderr
+    assert [(one["cause"], Path(one["path"]).name) for one in records(done.stdout, "error")] == [("burned-in", "1.dcm")]
+    assert len(tree(tmp_path / "out")) == 3
 
 
 def test_rules_that_cannot_be_used_are_told(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcmtools.disk.inflated import Read
+from dcmtools.files.deidentify import frames
 from dcmtools.model.errors import ConfigurationError, Refused
 
 # The keys of a rule, and their tags.
@@ -123,7 +124,9 @@ def decoded(source: str, target: Path) -> None:
     try:
         with quiet():
             data_set = dcmread(source)
-            data_set.decompress(generate_instance_uid=False)
+            # Without a name pydicom asks gdcm first where that is installed, which ends the process at damaged JPEG.
+            decoder = "pydicom" if data_set.file_meta.TransferSyntaxUID == frames.RLE else "pylibjpeg"
+            data_set.decompress(generate_instance_uid=False, decoding_plugin=decoder)
             data_set.save_as(target, enforce_file_format=True)
     except Exception as problem:
         target.unlink(missing_ok=True)
