@@ -297,6 +297,12 @@ class TestVerify:
         assert done.returncode == 3
         assert [Path(one["path"]).name for one in records(done.stdout, "error")] == [name]
 
+    def test_out_that_is_not_there_is_told(self, dcmtools: RunDcmtools, scans: Path) -> None:
+        done = dcmtools("export", "missing", "--verify", "scans")
+
+        assert done.returncode == 66
+        assert "missing does not exist" in done.stderr
+
     def test_plain_export_does_not_pass(self, dcmtools: RunDcmtools, scans: Path) -> None:
         dcmtools("export", "out", "scans")
 
