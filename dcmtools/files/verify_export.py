@@ -27,6 +27,7 @@ from dcmtools.disk.values import quiet
 from dcmtools.files.deidentify import frames
 from dcmtools.files.deidentify.identity import Identity, identity_of, kind_of
 from dcmtools.files.deidentify.profile import CODES, METHOD, WRITTEN, vr_of
+from dcmtools.files.deidentify.pseudonyms import is_registered
 from dcmtools.files.deidentify.table import naming_uids
 from dcmtools.files.unpacked import MAX_EXPANDED, Found, look_into, names_below
 from dcmtools.model.errors import BadData, ConfigurationError, DcmtoolsError, NoInput, Refused
@@ -35,7 +36,6 @@ from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN
 
 _RETAINED_UIDS, _RETAINED_INSTITUTION = "113110", "113112"
 _INSTITUTION = frozenset({0x00080080, 0x00080081, 0x00081040})
-_STANDARD = "1.2.840.10008."
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _UNDEFINED = 0xFFFFFFFF
 _BLOCK, _FEW, _LETTERS = 1 << 20, 4096, 3
@@ -310,7 +310,7 @@ def _texts(element: DataElement) -> list[str]:
 
 
 def _is_own(uid: str) -> bool:
-    return bool(uid) and not uid.startswith(_STANDARD)
+    return bool(uid) and not is_registered(uid)
 
 
 def _crosswalk(path: Path) -> Iterator[tuple[str, str, str]]:
