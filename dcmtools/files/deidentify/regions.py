@@ -64,6 +64,10 @@ class Raster:
         """The bytes of a frame."""
         return self.rows * self.columns * self.samples * (self.bits // 8)
 
+    def meets(self, region: Region) -> bool:
+        """Whether a region has pixels of it."""
+        return region.x < self.columns and region.y < self.rows
+
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
     """The rules in a file; ConfigurationError where it has none that can be used."""
@@ -94,15 +98,23 @@ def check_can_be_blanked(raster: Raster) -> None:
 
 
 def blanked(read: Read, position: int, stop: int, raster: Raster, regions: tuple[Region, ...]) -> Iterator[bytes]:
-    """The bytes from `position` to `stop`, native frames, with zeros in the regions; a frame at a time."""
-    for frame in range(raster.frames):
-        start = position + frame * raster.frame_size
-        data = bytearray(read(start, min(raster.frame_size, stop - start)))
+    """The bytes from `position` to `stop`, native frames, with zeros in the regions; a frame at a time.
+
+    Refused for pixels that are not as they are described, and for a region that lies beside them: the rule is not for
+    this image, and what it would say of it is not true.
+    """
+    rest = position + raster.frames * raster.frame_size
+    if rest > stop:
+        raise Refused("its pixel data are shorter than it says", cause="burned-in")
+    if not all(map(raster.meets, regions)):
+        reason = f"a region of its rule lies beside its {raster.columns} x {raster.rows} pixels"
+        raise Refused(reason, "name Rows and Columns in the rule", cause="burned-in")
+    for start in range(position, rest, raster.frame_size):
+        data = bytearray(read(start, raster.frame_size))
         for region in regions:
             _blank(data, raster, region)
         yield bytes(data)
-    rest = position + raster.frames * raster.frame_size
-    yield bytes(max(0, stop - rest))
+    yield bytes(stop - rest)
 
 
 def _blank(data: bytearray, raster: Raster, region: Region) -> None:
