@@ -190,6 +190,18 @@ class TestDeidentified:
         assert key.read_bytes() == before
         assert before.decode().strip() not in readable.stdout + readable.stderr
 
+    def test_key_file_that_is_a_pipe_or_a_folder_is_told_at_once(
+        self, dcmtools: RunDcmtools, scans: Path, tmp_path: Path
+    ) -> None:
+        os.mkfifo(tmp_path / "pipe", 0o600)
+        (tmp_path / "folder").mkdir(0o700)
+
+        for name in ("pipe", "folder"):
+            done = dcmtools("export", "out", "scans", "--anonymize", "--key-file", name, timeout=60)
+
+            assert done.returncode == 78
+            assert "not a regular file" in done.stderr
+
     def test_crosswalk_tells_who_became_whom(
         self, dcmtools: RunDcmtools, scans: Path, key: Path, tmp_path: Path
     ) -> None:
