@@ -154,6 +154,27 @@ class TestDeidentified:
         assert [one["state"] for one in records(again.stdout, "instance")] == ["present"] * 6
         assert tree(tmp_path / "out") == before
 
+    def test_record_of_a_file_in_the_output_is_refused(self, dcmtools: RunDcmtools, scans: Path) -> None:
+        first = dcmtools("export", "out", "scans")
+
+        again = dcmtools("export", "out", "-", stdin=first.stdout)
+
+        assert again.returncode == 77
+        assert all("lies in the output" in one["reason"] for one in records(again.stdout, "error"))
+
+    @pytest.mark.parametrize("words", [(), ("--anonymize", "--key-file", "study.key")])
+    def test_output_in_the_folder_of_the_sources_is_no_source(
+        self, words: tuple[str, ...], dcmtools: RunDcmtools, scans: Path, key: Path
+    ) -> None:
+        call = ("export", "scans/out", "scans", *words)
+
+        first, again = dcmtools(*call), dcmtools(*call)
+
+        assert (first.returncode, again.returncode) == (0, 0), again.stderr
+        assert [one["state"] for one in records(again.stdout, "instance")] == ["present"] * 6
+        assert len(list((scans / "out").rglob("*.dcm"))) == 6
+        assert dcmtools("export", "scans/out", "scans/out", *words).returncode == 2
+
     def test_other_options_on_the_same_folder_are_a_conflict(
         self, dcmtools: RunDcmtools, scans: Path, key: Path, tmp_path: Path
     ) -> None:
