@@ -81,16 +81,19 @@ def export(
         if verify:
             yield from _verified(frame, out, verify, profile, inputs)
             return
-        from dcmtools.files.export import check_apart, export_zip, files_in
+        from dcmtools.files.export import check_apart, check_not_within, export_zip, files_in, outside
         from dcmtools.files.export import export as take_out
 
         check_apart(out, frame.archive)
+        check_not_within(out, (name for name in inputs or () if name != "-"))
         if zip and link:
             raise UsageError("--link does not go together with --zip", "a zip file has copies")
         options = _options(frame, profile, layout, link=link, dicomdir=dicomdir)
         items = chosen(frame, inputs, selectors, level="instance", need=True)
         if inputs and inputs != ["-"] and not (out / INDEX_NAME).exists():  # then nothing need be known of them before
             items = files_in(inputs)
+        if inputs and "-" not in inputs:
+            items = outside(items, out)
         with ExitStack() as stack:
             listeners = list(_listeners(frame, out, profile, options, stack))
 

@@ -9,11 +9,17 @@ from dcmtools.model.node import Node
 
 
 def check_private(path: Path, **where: str) -> None:
-    """Refuses a file with a secret that others than its owner can read; ConfigurationError when it is not there."""
+    """Refuses a file with a secret that others than its owner can read.
+
+    ConfigurationError when it is not there, or is no regular file: to read from a pipe could take for ever.
+    """
     try:
-        mode = stat.S_IMODE(os.stat(path).st_mode)
+        there = os.stat(path).st_mode
     except OSError as problem:
         raise ConfigurationError(f"cannot use {path}: {problem.strerror}", "check the path", **where) from None
+    if not stat.S_ISREG(there):
+        raise ConfigurationError(f"cannot use {path}: it is not a regular file", "check the path", **where)
+    mode = stat.S_IMODE(there)
     if mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
         reason = f"others than its owner can read or change the key in {path} (mode {mode:04o})"
         raise Refused(reason, f"chmod 600 {path}", cause="key-not-private", **where)

@@ -31,7 +31,7 @@ from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.files.dicomdir import MediaLayout, write_dicomdir
 from dcmtools.files.taking_out import How, Job, Mark, NotTaken, Taken, TakeOut
 from dcmtools.files.zipping import zip_folder
-from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, UsageError, from_os
+from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, Refused, UsageError, from_os
 from dcmtools.model.layout import Layout, parse_layout
 from dcmtools.model.record import NOTHING_THERE, Record, path_keys, path_of, type_of
 
@@ -149,6 +149,7 @@ class _Target:
         self._planned: dict[Path, str] = {}
         self._mark = Mark(options.key, options.settings)
         self._is_new = not self.index.file.exists()  # then nothing can be there already
+        self._below = _prefixes(self.out)
 
     def open(self, stack: ExitStack) -> None:
         """Makes the folder, and clears what a killed run left unfinished."""
@@ -201,12 +202,19 @@ class _Target:
     def _jobs(
         self, stream: Iterable[Record], passing: dict[int, list[Record]], stop: Stop, told: Listener
     ) -> Iterator[Job]:
-        """The jobs of a stream; records that come out in their place, before the job of a number, go to `passing`."""
+        """The jobs of a stream; records that come out in their place, before the job of a number, go to `passing`.
+
+        What lies in the output is no source: it is passed over where it was only found, and else an error.
+        """
         number = 0
         for record in _until(stop, stream):
             path = path_of(record)
             if type_of(record) == "error":
                 passing.setdefault(number, []).append(record)
+            elif path and os.fspath(path).startswith(self._below):
+                if "found" not in record:
+                    problem = Refused(f"{path_keys(path)['path']} lies in the output", "export to another folder")
+                    passing.setdefault(number, []).append(problem.record(**path_keys(path)))
             elif type_of(record) in {"instance", "file"} and path and record.get("state") not in NOTHING_THERE:
                 if there := self._done(record, path):
                     told(record, there)
@@ -403,6 +411,24 @@ def files_in(paths: Iterable[Path | str]) -> Iterator[Record]:
             yield {"type": "file", **path_keys(found), **({} if os.fspath(found) in named else {"found": True})}
         else:
             yield found
+
+
+def outside(items: Iterable[Record], out: Path) -> Iterator[Record]:
+    """The records less those of files below the output, which a scan of the folder around it comes upon."""
+    below = _prefixes(out)
+    return (item for item in items if not os.fspath(path_of(item) or "").startswith(below))
+
+
+def _prefixes(folder: Path) -> tuple[str, ...]:
+    return tuple(os.path.join(place, "") for place in {os.path.abspath(folder), os.path.realpath(folder)})
+
+
+def check_not_within(out: Path, inputs: Iterable[str]) -> None:
+    """Raises UsageError for an input that lies in the output: what is there was exported already."""
+    there = Path(os.path.realpath(out))
+    for name in inputs:
+        if Path(os.path.realpath(name)).is_relative_to(there):
+            raise UsageError(f"{name} lies in the output {out}", "export to another folder")
 
 
 def check_apart(out: Path, source: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate, generate_fragments
 
 from tests.builders import uid, write_instance, write_series
 from tests.cli.conftest import records
@@ -153,6 +154,27 @@ class TestDeidentified:
         assert [one["state"] for one in records(again.stdout, "instance")] == ["present"] * 6
         assert tree(tmp_path / "out") == before
 
+    def test_record_of_a_file_in_the_output_is_refused(self, dcmtools: RunDcmtools, scans: Path) -> None:
+        first = dcmtools("export", "out", "scans")
+
+        again = dcmtools("export", "out", "-", stdin=first.stdout)
+
+        assert again.returncode == 77
+        assert all("lies in the output" in one["reason"] for one in records(again.stdout, "error"))
+
+    @pytest.mark.parametrize("words", [(), ("--anonymize", "--key-file", "study.key")])
+    def test_output_in_the_folder_of_the_sources_is_no_source(
+        self, words: tuple[str, ...], dcmtools: RunDcmtools, scans: Path, key: Path
+    ) -> None:
+        call = ("export", "scans/out", "scans", *words)
+
+        first, again = dcmtools(*call), dcmtools(*call)
+
+        assert (first.returncode, again.returncode) == (0, 0), again.stderr
+        assert [one["state"] for one in records(again.stdout, "instance")] == ["present"] * 6
+        assert len(list((scans / "out").rglob("*.dcm"))) == 6
+        assert dcmtools("export", "scans/out", "scans/out", *words).returncode == 2
+
     def test_other_options_on_the_same_folder_are_a_conflict(
         self, dcmtools: RunDcmtools, scans: Path, key: Path, tmp_path: Path
     ) -> None:
@@ -188,6 +210,18 @@ class TestDeidentified:
         assert (again.returncode, readable.returncode, mode) == (73, 77, 0o600)
         assert key.read_bytes() == before
         assert before.decode().strip() not in readable.stdout + readable.stderr
+
+    def test_key_file_that_is_a_pipe_or_a_folder_is_told_at_once(
+        self, dcmtools: RunDcmtools, scans: Path, tmp_path: Path
+    ) -> None:
+        os.mkfifo(tmp_path / "pipe", 0o600)
+        (tmp_path / "folder").mkdir(0o700)
+
+        for name in ("pipe", "folder"):
+            done = dcmtools("export", "out", "scans", "--anonymize", "--key-file", name, timeout=60)
+
+            assert done.returncode == 78
+            assert "not a regular file" in done.stderr
 
     def test_crosswalk_tells_who_became_whom(
         self, dcmtools: RunDcmtools, scans: Path, key: Path, tmp_path: Path
@@ -296,6 +330,12 @@ class TestVerify:
         assert done.returncode == 3
         assert [Path(one["path"]).name for one in records(done.stdout, "error")] == [name]
 
+    def test_out_that_is_not_there_is_told(self, dcmtools: RunDcmtools, scans: Path) -> None:
+        done = dcmtools("export", "missing", "--verify", "scans")
+
+        assert done.returncode == 66
+        assert "missing does not exist" in done.stderr
+
     def test_plain_export_does_not_pass(self, dcmtools: RunDcmtools, scans: Path) -> None:
         dcmtools("export", "out", "scans")
 
@@ -319,6 +359,27 @@ def test_regions_of_risky_pixels_are_blanked_and_it_is_said(dcmtools: RunDcmtool
     assert (read.pixel_array == expected).all()
     assert read.BurnedInAnnotation == "NO"
     assert [code.CodeValue for code in read.DeidentificationMethodCodeSequence] == ["113100", "113101"]
+
+
+def test_damaged_frame_is_decoded_or_told_and_the_rest_comes(dcmtools: RunDcmtools, data: Path, tmp_path: Path) -> None:
+    read = pydicom.dcmread(data / "odd" / "JPGLosslessP14SV1_1s_1f_8b.dcm")
+    (frame,) = generate_fragments(read.PixelData[8:])
+    behind_app0 = 4 + int.from_bytes(frame[4:6], "big")
+    read.Modality, read.StudyInstanceUID, read.SeriesInstanceUID = "US", uid(5), uid(5, 1)
+    (tmp_path / "in").mkdir()
+    for number, behind in enumerate((b"twenty bytes of junk" + frame[behind_app0:], b"\xff" * 20)):
+        read.PixelData = encapsulate([frame[:behind_app0] + behind])
+        read["PixelData"].VR = "OB"
+        read.SOPInstanceUID = read.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(uid(5, 1, number))
+        read.save_as(tmp_path / "in" / f"{number}.dcm")
+    write_series(tmp_path / "in", 2)
+    (tmp_path / "rules.json").write_text(json.dumps([{"Modality": "US", "regions": [[0, 0, 10, 10]]}]))
+
+    done = dcmtools("export", "out", "in", "--anonymize", "--clean-pixel-data", "rules.json")
+
+    assert done.returncode == 3, done.stderr
+    assert [(one["cause"], Path(one["path"]).name) for one in records(done.stdout, "error")] == [("burned-in", "1.dcm")]
+    assert len(tree(tmp_path / "out")) == 3
 
 
 def test_rules_that_cannot_be_used_are_told(dcmtools: RunDcmtools, scans: Path, tmp_path: Path) -> None:

@@ -23,22 +23,38 @@ _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 def beside_samples(read: Read, position: int, end: int) -> Iterator[tuple[bytes, bool]]:
     """The parts of encapsulated pixel data (PS3.5 A.4) to be searched, each with whether its bytes may be any.
 
-    `position` is that of the first item: the offset table, which is searched whole.
+    `position` is that of the first item: the offset table, which is searched whole. Fragments are joined to frames.
     """
-    first = True
+    parts: list[bytes] = []
+    size, known = 0, False
+    for number, (start, length) in enumerate(_items(read, position, end)):
+        if number == 0 or length > _SMALL:
+            yield from _beside(b"".join(parts))
+            parts, size = [], 0
+            yield from ((part, number > 0) for part, _ in _blocks(read, start, start + length))
+            continue
+        fragment = bytes(read(start, length))
+        begins = _begins_frame(fragment)
+        if not parts:
+            known = begins
+        elif begins or not known or size > _SMALL:
+            frame = b"".join(parts)
+            yield from _beside(frame)
+            # What goes on in the next fragment may be a text that begins in this one.
+            parts, size, known = ([] if begins else [frame[-_OVERLAP:]]), 0, begins
+        parts.append(fragment)
+        size += length
+    yield from _beside(b"".join(parts))
+
+
+def _items(read: Read, position: int, end: int) -> Iterator[tuple[int, int]]:
+    """The position and the length of each item's value."""
     while position + 8 <= end:
         _, element, length = _HEAD.unpack(bytes(read(position, 8)))
-        position += 8
         if element != 0xE000:
             return
-        if length > _SMALL:
-            yield from _blocks(read, position, position + length)
-        elif first:
-            yield bytes(read(position, length)), False
-        else:
-            yield from _beside(bytes(read(position, length)))
-        first = False
-        position += length
+        yield position + 8, length
+        position += 8 + length
 
 
 def excess(read: Read, position: int, end: int) -> Iterator[tuple[bytes, bool]]:
@@ -46,32 +62,37 @@ def excess(read: Read, position: int, end: int) -> Iterator[tuple[bytes, bool]]:
     yield from _blocks(read, position, end)
 
 
-def _beside(fragment: bytes) -> Iterator[tuple[bytes, bool]]:
-    if fragment.startswith(b"\xff\xd8"):
-        yield from _of_jpeg(fragment)
-    elif fragment.startswith(b"\xff\x4f"):
-        yield from _of_codestream(fragment)
-    elif fragment.startswith(_JP2):
-        yield from _of_boxes(fragment)
-    else:  # RLE, a film, the rest of a frame in several fragments
-        yield fragment, True
+def _begins_frame(fragment: bytes) -> bool:
+    return fragment.startswith((b"\xff\xd8", b"\xff\x4f", _JP2))
+
+
+def _beside(frame: bytes) -> Iterator[tuple[bytes, bool]]:
+    if frame.startswith(b"\xff\xd8"):
+        yield from _of_jpeg(frame)
+    elif frame.startswith(b"\xff\x4f"):
+        yield from _of_codestream(frame)
+    elif frame.startswith(_JP2):
+        yield from _of_boxes(frame)
+    else:  # RLE, a film
+        yield frame, True
 
 
 def _of_jpeg(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """All but the entropy-coded segments (ISO/IEC 10918-1 B.1.1)."""
-    pos = 2
+    """All but the entropy-coded segments (ISO/IEC 10918-1 B.1.1), which follow the header of a scan."""
+    pos, is_scan = 2, False
     while match := _MARKER.search(data, pos):
-        if match.start() > pos and pos == 2:
+        if not is_scan:
             yield data[pos : match.start()], False
         pos, marker = match.end(), data[match.end() - 1]
+        is_scan = marker == _SOS
         if marker == _EOI:
-            yield data[pos:], False
-            return
+            break
         if marker in _BARE:
             continue
         stop = pos + max(2, int.from_bytes(data[pos : pos + 2], "big"))
         yield data[pos:stop], False
         pos = stop
+    yield data[pos:], is_scan
 
 
 def _of_codestream(data: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -12,6 +12,8 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydicom._uid_dict import UID_dictionary
+
 from dcmtools.disk.atomic import FILE_MODE
 from dcmtools.disk.trust import check_private
 from dcmtools.model.errors import CannotCreate, ConfigurationError, UsageError, from_os
@@ -21,7 +23,7 @@ KEY_BYTES = 32
 UUID_ROOT = "2.25"
 MAX_ROOT = 24  # leaves room for a dot and 128 bits in the 64 characters of a UID
 DAYS = 3650
-_STANDARD = "1.2.840.10008."
+_STANDARD = "1.2.840.10008"
 _LETTERS = 10  # 50 bits: among a million patients two have one pseudonym with a chance of 4 in 10,000
 _MEMORY = 1 << 17
 
@@ -36,14 +38,16 @@ class Key:
     _uids: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def uid(self, old: str) -> str:
-        """The UID that takes the place of another; those of the standard stand for themselves.
+        """The UID that takes the place of another; those that PS3.6 Annex A names stand for themselves.
+
+        A well-known frame of reference tells of nobody; others below the standard's root are of devices that use it.
 
         2.25 and a UUID of version 8 (PS3.5 B.2, RFC 9562), or the same number below a root of one's own.
         """
         if (new := self._uids.get(old)) is None:
             if len(self._uids) >= _MEMORY:
                 self._uids.clear()
-            new = self._uids[old] = old if not old or old.startswith(_STANDARD) else self._new_uid(old)
+            new = self._uids[old] = old if not old or is_registered(old) else self._new_uid(old)
         return new
 
     def patient(self, issuer: str, identifier: str) -> str:
@@ -78,6 +82,11 @@ class Key:
 
     def _word(self, kind: str, *texts: str) -> str:
         return base64.b32encode(self.digest(kind, *texts)).decode()[:_LETTERS]
+
+
+def is_registered(uid: str) -> bool:
+    """Whether the standard itself names this UID (PS3.6 Annex A)."""
+    return uid in UID_dictionary
 
 
 def random_key(root: str = UUID_ROOT, days: int = DAYS) -> Key:
@@ -126,7 +135,7 @@ def checked_root(root: str) -> str:
         raise UsageError(
             f"--uid-root {root[:80]}: is no root for UIDs", f"a registered one, of {MAX_ROOT} characters at most"
         )
-    if root.startswith(_STANDARD.rstrip(".")):
+    if root.startswith(_STANDARD):
         raise UsageError(f"--uid-root {root}: belongs to the standard", "use a root that is registered for you")
     return root
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcmtools.disk.inflated import Read
+from dcmtools.files.deidentify import frames
 from dcmtools.model.errors import ConfigurationError, Refused
 
 # The keys of a rule, and their tags.
@@ -63,6 +64,10 @@ class Raster:
         """The bytes of a frame."""
         return self.rows * self.columns * self.samples * (self.bits // 8)
 
+    def meets(self, region: Region) -> bool:
+        """Whether a region has pixels of it."""
+        return region.x < self.columns and region.y < self.rows
+
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
     """The rules in a file; ConfigurationError where it has none that can be used."""
@@ -93,15 +98,23 @@ def check_can_be_blanked(raster: Raster) -> None:
 
 
 def blanked(read: Read, position: int, stop: int, raster: Raster, regions: tuple[Region, ...]) -> Iterator[bytes]:
-    """The bytes from `position` to `stop`, native frames, with zeros in the regions; a frame at a time."""
-    for frame in range(raster.frames):
-        start = position + frame * raster.frame_size
-        data = bytearray(read(start, min(raster.frame_size, stop - start)))
+    """The bytes from `position` to `stop`, native frames, with zeros in the regions; a frame at a time.
+
+    Refused for pixels that are not as they are described, and for a region that lies beside them: the rule is not for
+    this image, and what it would say of it is not true.
+    """
+    rest = position + raster.frames * raster.frame_size
+    if rest > stop:
+        raise Refused("its pixel data are shorter than it says", cause="burned-in")
+    if not all(map(raster.meets, regions)):
+        reason = f"a region of its rule lies beside its {raster.columns} x {raster.rows} pixels"
+        raise Refused(reason, "name Rows and Columns in the rule", cause="burned-in")
+    for start in range(position, rest, raster.frame_size):
+        data = bytearray(read(start, raster.frame_size))
         for region in regions:
             _blank(data, raster, region)
         yield bytes(data)
-    rest = position + raster.frames * raster.frame_size
-    yield bytes(max(0, stop - rest))
+    yield bytes(stop - rest)
 
 
 def _blank(data: bytearray, raster: Raster, region: Region) -> None:
@@ -123,7 +136,9 @@ def decoded(source: str, target: Path) -> None:
     try:
         with quiet():
             data_set = dcmread(source)
-            data_set.decompress(generate_instance_uid=False)
+            # Without a name pydicom asks gdcm first where that is installed, which ends the process at damaged JPEG.
+            decoder = "pydicom" if data_set.file_meta.TransferSyntaxUID == frames.RLE else "pylibjpeg"
+            data_set.decompress(generate_instance_uid=False, decoding_plugin=decoder)
             data_set.save_as(target, enforce_file_format=True)
     except Exception as problem:
         target.unlink(missing_ok=True)

@@ -344,10 +344,10 @@ class Splicer:
         raw = self._data[start : start + length]
         if rule.letter == "P":
             return self._private(rule, raw, blocks), start + length
-        if rule.letter == "G":
-            return self._graphic(rule, raw, blocks), start + length
         if rule.kind:
             self._note(rule, raw)
+        if rule.letter == "G":
+            return self._graphic(rule, raw, blocks), start + length
         return self._value(rule, raw), start + length
 
     def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911 - one line a letter

@@ -11,8 +11,10 @@ from dcmtools.disk.atomic import FILE_MODE
 from dcmtools.disk.inflated import Read
 from dcmtools.files.deidentify.regions import Raster, Region, blanked
 from dcmtools.files.deidentify.splicer import Piece, Stretch
+from dcmtools.model.errors import Refused
 
 _BLOCK = 1 << 20
+_UNDEFINED = b"\xff\xff\xff\xff"
 
 Blank = tuple[Raster, tuple[Region, ...]]
 
@@ -27,7 +29,12 @@ class Original(NamedTuple):
 
 
 def write(target: Path, meta: bytes, pieces: list[Piece], original: Original, blank: Blank | None) -> None:
-    """Makes a new file of the pieces, which is not fsynced; pixels get zeros in the regions that are to be blank."""
+    """Makes a new file of the pieces, which is not fsynced; pixels get zeros in the regions that are to be blank.
+
+    Refused where there are none of which that could be done: the pieces say already that it was.
+    """
+    if blank and not any(isinstance(piece, Stretch) and piece.pixels for piece in pieces):
+        raise Refused("it has no pixels in which regions could be blanked", "change the rule", cause="burned-in")
     parts = _parts(pieces, original, blank)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
@@ -54,7 +61,10 @@ def _parts(pieces: list[Piece], original: Original, blank: Blank | None) -> Iter
             yield piece
         elif blank and piece.pixels:
             start = piece.position + original.pixel_head
-            yield bytes(original.read(piece.position, original.pixel_head))
+            head = bytes(original.read(piece.position, original.pixel_head))
+            if head.endswith(_UNDEFINED):
+                raise Refused("its pixels are encapsulated, and its transfer syntax is native", cause="burned-in")
+            yield head
             yield from blanked(original.read, start, piece.position + piece.size, *blank)
         elif piece.size <= _BLOCK:
             yield bytes(original.read(piece.position, piece.size))
