@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
 from urllib.parse import quote
 
 # Who and where the patient is: values of these, beside all of VR PN, are searched for in what is written.
@@ -40,8 +39,14 @@ _BIRTH_DATE = 0x00100030
 _OVERLAY_BIT_POSITION = 0x0102
 
 _LETTERS, _CHARACTERS = 4, 5
+# Python's names of the character sets of PS3.3 C.12.1.1.2, and of two that are in use beside them.
+_CODECS = (
+    "latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_5", "iso8859_6", "iso8859_7", "iso8859_8", "iso8859_9",
+    "iso8859_15", "tis_620", "gb18030", "euc_kr", "shift_jis", "euc_jp", "iso2022_jp", "iso2022_jp_2",
+)  # fmt: skip
+_ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Z]")  # between character sets (ISO/IEC 2022)
+_BYTES = 3  # an encoded text of fewer would be found by chance
 _ROOT = 12
-_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 # Parts of names and addresses that are in every text: they name nobody.
@@ -155,9 +160,9 @@ class Identity:
         return self.short | self.strong
 
     @cached_property
-    def framed(self) -> tuple[bytes, ...]:
-        """How a short text reads as the whole value of an element with a VR, in either byte order."""
-        return tuple(one for text in sorted(self.short) for one in _framed(text))
+    def asks_for_decoded_values(self) -> bool:
+        """Whether a search of plain bytes may miss some of it: whole values, and what may be in any character set."""
+        return bool(self.short) or not all(map(str.isascii, self.strong))
 
     def without(self, other: "Identity") -> "Identity":
         """This, less what another has: what the user wants kept."""
@@ -180,16 +185,12 @@ class Identity:
         narrow = low.replace(b"\0", b"")
         return _has(narrow, needles) or _has_uid(narrow, uids)
 
-    def may_be_a_value_in(self, data: bytes) -> bool:
-        """Whether a short text seems to be the whole value of an element with a VR."""
-        low = data.lower()
-        return any(one in low for one in self.framed)
-
     def is_in_value(self, raw: bytes, text: str, uids: AbstractSet[bytes] = frozenset()) -> bool:
         """Whether the value of a text element is, or holds, any of it."""
-        parts = (part.strip().casefold() for part in text.split("\\"))
+        folded = unicodedata.normalize("NFC", text).casefold()
+        parts = (part.strip(" \0\t\r\n") for part in folded.split("\\"))
         whole = any(part in self._whole or part.replace("^", " ").strip() in self._whole for part in parts)
-        return whole or self.is_in(raw, uids) or self.is_in(text.encode("utf-8", "surrogatepass"))
+        return whole or self.is_in(raw, uids) or self.is_in(folded.encode("utf-8", "surrogatepass"))
 
 
 @lru_cache(maxsize=256)
@@ -206,8 +207,15 @@ def identity_of(values: frozenset[tuple[str, str]]) -> Identity:
 
 def _texts(kind: str, text: str) -> Iterator[str]:
     text = unicodedata.normalize("NFC", text)
+    # Folded for the comparison of texts; in lower case, too, for that of bytes: there is no way back from ss to ß.
+    forms = {text.casefold()} if text.isascii() else {text.casefold(), text.lower()}
+    for form in sorted(forms):
+        yield from _of_form(kind, form)
+
+
+def _of_form(kind: str, text: str) -> Iterator[str]:
     for value in text.split("\\"):
-        folded = value.strip(" \0").casefold()
+        folded = value.strip(" \0")
         if kind == "name":
             yield from _names(folded)
         elif kind == "birth":
@@ -255,25 +263,13 @@ def _encoded(text: str) -> Iterator[bytes]:
     yield "".join(char if char.isascii() else f"&#x{ord(char):x};" for char in text).lower().encode()
     yield text.encode("utf-16-le", "surrogatepass").lower()
     yield text.encode("utf-16-be", "surrogatepass").lower()
-    for codec in ("latin_1", "iso8859_2", "iso8859_5", "iso8859_7", "gb18030", "euc_kr", "shift_jis", "euc_jp"):
+    for codec in _CODECS:
         try:
-            raw = text.encode(codec)
+            raw = _ESCAPE.sub(b"", text.encode(codec))
         except UnicodeEncodeError:
             continue
-        if len(raw) >= 3:
+        if len(raw) >= _BYTES:
             yield raw.lower()
-
-
-def _framed(text: str) -> Iterator[bytes]:
-    raw = text.encode("utf-8", "surrogatepass").lower()
-    for padding in (b" ", b"\0"):
-        value = raw + padding * (len(raw) % 2)
-        for vr in (b"lo", b"sh", b"st", b"lt", b"pn", b"cs", b"ae"):
-            for order in _ORDERS:
-                yield vr + len(value).to_bytes(2, order) + value
-        for vr in (b"ut", b"uc"):
-            for order in _ORDERS:
-                yield vr + b"\0\0" + len(value).to_bytes(4, order) + value
 
 
 def _has_uid(data: bytes, uids: AbstractSet[bytes]) -> bool:

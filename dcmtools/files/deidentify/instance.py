@@ -180,7 +180,7 @@ class Deidentifier:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
         done = self._once(instance, subject, flags)
         identity = identity_of(frozenset(done.values)).without(identity_of(frozenset(done.kept)))
-        if self._needs_another_look(instance, done, identity):
+        if self._needs_another_look(done, identity):
             before = done
             done = self._once(instance, subject, flags, identity, done.uids)
             done.values |= before.values
@@ -191,14 +191,13 @@ class Deidentifier:
                 )
         return done, identity
 
-    def _needs_another_look(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
+    def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
-        if profile.retain_patient_characteristics or (identity.short and not instance.encoding.explicit):
+        if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
             return True
-        data = _without(_without_pixels(done.pieces), done.own)
-        return identity.is_in(data, done.uids) or identity.may_be_a_value_in(data)
+        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids)
 
     def _once(
         self,

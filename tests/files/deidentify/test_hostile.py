@@ -1,5 +1,6 @@
 """Identity in places of which nobody thinks: it is cleaned, or the file is refused, and never let through."""
 
+import re
 from pathlib import Path
 from struct import pack
 
@@ -254,3 +255,41 @@ def test_large_values_and_pixels_are_copied_as_they_are(tmp_path: Path) -> None:
 
     assert b"Qwertz" not in result
     assert result.count(pixels) == 2
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec", "name", "text"),
+    [
+        ("ISO_IR 109", "iso8859_3", "Ĉapeĥo^Ĝojŝ", "Ĉapeĥo"),
+        ("ISO_IR 110", "iso8859_4", "Kļaviņš^Jānis", "Kļaviņš"),
+        ("ISO_IR 127", "iso8859_6", "قباني^لنزار", "قباني"),
+        ("ISO_IR 126", "iso8859_7", "Διονυσιος^Παππας", "ΔΙΟΝΥΣΙΟΣ"),
+        ("ISO_IR 138", "iso8859_8", "שרוןכהן^דבורה", "שרוןכהן"),
+        ("ISO_IR 148", "iso8859_9", "Şahinoğlu^Çağrı", "Şahinoğlu"),
+        ("ISO_IR 166", "tis_620", "นามสกุล^ชื่อ", "นามสกุล"),
+        (r"\ISO 2022 IR 87", "iso2022_jp", "Yamada^Tarou=山田^太郎", "山田太郎"),
+        (r"\ISO 2022 IR 149", "euc_kr", "Hong^Gildong=洪^吉洞", "洪吉洞"),
+        ("GB18030", "gb18030", "Wang^XiaoDong=王^小东", "王小东"),
+        ("ISO_IR 100", "latin_1", "Özü^Bé", "Özü"),
+        ("ISO_IR 100", "latin_1", "Weißkopf^Heiner", "coil Weißkopf"),
+        ("ISO_IR 192", "utf-8", "Großmann^Heiner", "Großmann"),
+        ("ISO_IR 192", "utf-8", "Διονυσιος^Παππας", "Διονυσιος"),
+        ("ISO_IR 192", "utf-8", "İstanbullu^Ipek", "İSTANBULLU"),
+        ("ISO_IR 192", "latin_1", "Müllerstr^A", "Müllerstr"),
+    ],
+)
+def test_name_in_any_character_set_is_cleaned_from_texts_in_the_same(
+    charset: str, codec: str, name: str, text: str, tmp_path: Path
+) -> None:
+    writer = Writer()
+    raw, written = text.encode(codec), name.encode(codec)
+    if codec == "euc_kr":  # which is written behind an escape sequence, again after each delimiter (PS3.5 I.2)
+        raw, written = b"\x1b$)C" + raw, re.sub(rb"([=^])(?=[\x80-\xff])", b"\\1\x1b$)C", written)
+
+    result = run(
+        tmp_path, writer.element(0x00080005, "CS", charset.encode()), writer.element(0x00100010, "PN", written),
+        writer.element(0x00080070, "LO", raw),
+    )  # fmt: skip
+
+    assert raw not in result
+    assert pydicom.dcmread(tmp_path / "target.dcm").Manufacturer == "REMOVED"
