@@ -4,6 +4,7 @@ An action is one letter, as in Table E.1-1 (X, Z, D, U, K), or one of ours for w
 
     S  dates moved                   W  harmless words only        P  private block, safe ones stay
     R  another value                 N  a pseudonym                G  graphics, without bitmaps that may be text
+    H  kept unless it holds identity
     Q  a sequence: its items are treated element by element, in one of three moods
            keep    by the rules           dummy   and what no rule names gets a dummy       clean   only harmless words
 """
@@ -61,6 +62,7 @@ class Action(NamedTuple):
 
 KEEP, REMOVE, EMPTY, DUMMY = Action("K"), Action("X"), Action("Z"), Action("D")
 _RECURSE = Action("Q")
+_SEARCHED = Action("H")  # what should be text and is not written as such
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,15 @@ class Profile:
         """Longitudinal Temporal Information Modified (0028,0303)."""
         return {"none": "REMOVED", "full": "UNMODIFIED", "modified": "MODIFIED"}[self.retain_dates]
 
-    def action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood = "keep") -> Action:  # noqa: PLR0911 - one line a rule
+    def action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood = "keep") -> Action:
         """What becomes of an element with this VR as it is written ("" where none is) in this sequence (0: in none)."""
-        group, element = tag >> 16, tag & 0xFFFF
         if own := self.own.get(tag):
             return _RECURSE if own.letter == "K" and vr == "SQ" else own
+        action = self._action(tag, vr, parent, sop_class, mood)
+        return _SEARCHED if action == KEEP and vr not in WRITTEN and _vr_of(tag) in WRITTEN else action
+
+    def _action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood) -> Action:
+        group, element = tag >> 16, tag & 0xFFFF
         if group < 8 or element == 0 or tag == _LENGTH_TO_END:
             return REMOVE  # commands, file meta and directories belong elsewhere; lengths are not true any more
         if group & 1:

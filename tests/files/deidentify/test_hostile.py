@@ -293,3 +293,34 @@ def test_name_in_any_character_set_is_cleaned_from_texts_in_the_same(
 
     assert raw not in result
     assert pydicom.dcmread(tmp_path / "target.dcm").Manufacturer == "REMOVED"
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00080070, "LO", rb"coil\LIU"),
+        (0x00080070, "LO", b"  LIU   "),
+        (0x00080008, "CS", rb"ORIGINAL\PRIMARY\LIU"),
+        (0x00180022, "CS", rb"4711\SAT"),
+        (0x00180024, "SH", b"^Liu"),
+        (0x00081090, "DS", b"4711"),
+        (0x00081090, "IS", b"4711"),
+        (0x00081090, "AS", b"4711"),
+        (0x00081090, "UN", b"Liu "),
+        (0x00081090, "OB", b"Liu "),
+    ],
+)
+@pytest.mark.parametrize("nested", ["top", "sequence", "UN"])
+def test_short_identity_is_cleaned_wherever_it_is_a_whole_value(
+    tag: int, vr: str, value: bytes, nested: str, tmp_path: Path
+) -> None:
+    writer = Writer()
+    name, patient = writer.element(0x00100010, "PN", b"Liu^Bo"), writer.element(0x00100020, "LO", b"4711")
+    kept = writer.element(tag, vr, value, bare=nested == "UN")
+    if nested != "top":
+        item = pack("<HHI", 0xFFFE, 0xE000, len(kept)) + kept
+        kept = writer.element(0x52009229, "UN" if nested == "UN" else "SQ", item)
+
+    result = run(tmp_path, name, patient, kept)
+
+    assert value not in result
