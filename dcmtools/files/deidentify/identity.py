@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import permutations
 from urllib.parse import quote
 
 # Who and where the patient is: values of these, beside all of VR PN, are searched for in what is written.
@@ -47,6 +48,8 @@ _CODECS = (
 _ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Z]")  # between character sets (ISO/IEC 2022)
 _BYTES = 3  # an encoded text of fewer would be found by chance
 _ROOT = 12
+_SEPARATORS = ("^", " ", "_", ", ", "")
+_SHORT_WORDS = 4  # of one name, of which each two are searched for in either order
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 # Parts of names and addresses that are in every text: they name nobody.
@@ -234,12 +237,23 @@ def _names(folded: str) -> Iterator[str]:
     """The parts of a name that name somebody, and the whole in the ways in which it is often written."""
     for group in folded.split("="):
         parts = [part for part in re.split(r"[\^,;/_\s]+", group) if part]
-        for word in parts:
-            bare = word.strip(".'\"()-")
-            if any(map(str.isalpha, bare)) and bare not in _COMMON and len(bare) > 1:
-                yield bare
+        words = [word for part in parts for word in _words(part)]
+        yield from dict.fromkeys(words)
         if len(parts) > 1 and not _COMMON.issuperset(parts):
-            yield from {separator.join(parts) for separator in ("^", " ", "_", ", ", "")}
+            yield from {separator.join(parts) for separator in _SEPARATORS}
+        # Nothing else finds two words that are both too short to be searched for.
+        short = [word for word in dict.fromkeys(words) if len(word) < _LETTERS]
+        for one, other in permutations(short[:_SHORT_WORDS], 2):
+            separators = _SEPARATORS if len(one + other) > _LETTERS else _SEPARATORS[:-1]
+            yield from {separator.join((one, other)) for separator in separators}
+
+
+def _words(part: str) -> Iterator[str]:
+    """A part of a name without what surrounds it, and each run of letters in it: either half of a double name."""
+    letters = "".join(char if unicodedata.category(char)[0] in "LM" else " " for char in part)
+    for word in (part.strip(".'\"()-"), *letters.split()):
+        if any(map(str.isalpha, word)) and word not in _COMMON and len(word) > 1:
+            yield word
 
 
 def _written(text: str) -> Iterator[bytes]:

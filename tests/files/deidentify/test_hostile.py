@@ -324,3 +324,33 @@ def test_short_identity_is_cleaned_wherever_it_is_a_whole_value(
     result = run(tmp_path, name, patient, kept)
 
     assert value not in result
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Quirstedt-Vollbrink^Anna", "coil Quirstedt"),
+        ("Quirstedt-Vollbrink^Anna", "Vollbrink"),
+        ("O'Zwerbolk^Anna", "Zwerbolk"),
+        ("d’Zwerbolk^Anna", "Zwerbolk"),
+        ("van.Zwerbolk^Anna", "Zwerbolk"),
+        ("Zwerbolk(Anneke)", "Anneke"),
+        ("Zwerbolk|Anneke", "Zwerbolk"),
+        ("Zwerbolk:Anneke", "Anneke 2"),
+        ("Zwerbolk2^Anneke", "of Zwerbolk"),
+        ("Zwerbolk&Partner", "Zwerbolk"),
+        ("Ray^Mo", "Mo^Ray"),
+        ("Ray^Mo", "by Mo Ray"),
+        ("Ray^Mo^^Dr", "Mo_Ray"),
+        ("Ray-Mo", "Ray"),
+    ],
+)
+def test_each_part_of_a_compound_name_is_searched_for(name: str, text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00080005, "CS", b"ISO_IR 192"), writer.element(0x00100010, "PN", name.encode()),
+        writer.element(0x00080070, "LO", text.encode()),
+    )  # fmt: skip
+
+    assert text.encode() not in result
