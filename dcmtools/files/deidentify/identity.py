@@ -51,6 +51,10 @@ _ROOT = 12
 _SEPARATORS = ("^", " ", "_", ", ", "")
 _SHORT_WORDS = 4  # of one name, of which each two are searched for in either order
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+_LONG_NUMBER, _UID_LENGTH = 8, 64
+_NUMBERS_BEFORE, _NUMBERS_BEHIND = re.compile(rb"[0-9.]*\Z"), re.compile(rb"[0-9.]*")
+_SIGNS = frozenset([b"", b"\0", b"\\", b" ", b"-", b"+"])  # behind which a decimal fraction may begin with its point
+_STANDARD = b"1.2.840.10008."
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 # Parts of names and addresses that are in every text: they name nobody.
 _COMMON = frozenset(
@@ -303,11 +307,26 @@ def _has(data: bytes, needles: Iterable[tuple[bytes, bool]]) -> bool:
 
 
 def _is_part_of_number(data: bytes, start: int, end: int) -> bool:
-    """Whether digits go on before or behind: an identifier 12345 is not in 0.123456 or in 2.25.12345."""
-    before, after = data[max(0, start - 2) : start], data[end : end + 2]
-    return (
-        before[-1:].isdigit()
-        or after[:1].isdigit()
-        or before[-1:] == b"."
-        or (after[:1] == b"." and after[1:].isdigit())
-    )
+    """Whether what stands there is only a part of another number, which holds these digits by chance.
+
+    An identifier 12345 is not in 0.12345, 123456 or 2.25.12345678, but it is in No.12345 and 1.2.12345.6. One of eight
+    digits and more, or a date, may have others behind it: a time, a number of a sample.
+    """
+    before, after, is_long = data[max(0, start - 2) : start], data[end : end + 2], end - start >= _LONG_NUMBER
+    if before[-1:].isdigit():
+        return True
+    if before[-1:] == b"." and before[:-1].isdigit():
+        return not _is_component(data, start, end)
+    if is_long:
+        return False
+    if before[-1:] == b"." and before[:-1] in _SIGNS:
+        return True
+    return after[:1].isdigit() or (after[:1] == b"." and after[1:].isdigit() and not _is_component(data, start, end))
+
+
+def _is_component(data: bytes, start: int, end: int) -> bool:
+    """Whether digits are a whole component of a UID, and not of one of the standard's."""
+    before = _NUMBERS_BEFORE.search(data[max(0, start - _UID_LENGTH) : start])
+    after = _NUMBERS_BEHIND.match(data[end : end + _UID_LENGTH])
+    left, right = before[0] if before else b"", after[0] if after else b""
+    return not right[:1].isdigit() and (left + right).count(b".") > 1 and not left.startswith(_STANDARD)

@@ -354,3 +354,43 @@ def test_each_part_of_a_compound_name_is_searched_for(name: str, text: str, tmp_
     )  # fmt: skip
 
     assert text.encode() not in result
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["No.48151623", "Pat.48151623", "4815162301", "1.2.48151623.5", "1.2.3.48151623", "48151623.1.2"],
+)
+def test_identifier_of_digits_is_cleaned_beside_dots_and_before_digits(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100020, "LO", b"48151623"), writer.element(0x00080070, "LO", text.encode())
+    )
+
+    assert b"48151623" not in result
+
+
+@pytest.mark.parametrize("text", ["2.25.481516", "1.2.840.10008.48151.1", "0.48151", r"1\.48151", "481516", "48151.5"])
+def test_identifier_of_digits_is_not_found_in_another_number(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(tmp_path, writer.element(0x00100020, "LO", b"48151"), writer.element(0x00080070, "LO", text.encode()))
+
+    assert text.encode() in result
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "19630417", "19630417120000", "19630417120000.123456", "19630417120000.123456+0100", "1963041712", "1963-04-17",
+        "17.04.1963", "born19630417",
+    ],
+)  # fmt: skip
+def test_birth_date_is_cleaned_in_any_form_of_date_and_time(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100030, "DA", b"19630417"), writer.element(0x00080070, "LO", text.encode())
+    )
+
+    assert text.encode() not in result
