@@ -51,6 +51,7 @@ _ROOT = 12
 _SEPARATORS = ("^", " ", "_", ", ", "")
 _SHORT_WORDS = 4  # of one name, of which each two are searched for in either order
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+_NO_DATE = "19000101"  # what stands for no date, in results of this profile, too
 _LONG_NUMBER, _UID_LENGTH = 8, 64
 _NUMBERS_BEFORE, _NUMBERS_BEHIND = re.compile(rb"[0-9.]*\Z"), re.compile(rb"[0-9.]*")
 _SIGNS = frozenset([b"", b"\0", b"\\", b" ", b"-", b"+"])  # behind which a decimal fraction may begin with its point
@@ -227,7 +228,7 @@ def _of_form(kind: str, text: str) -> Iterator[str]:
             yield from _names(folded)
         elif kind == "birth":
             digits = "".join(filter(str.isdecimal, folded))
-            if len(digits) == 8 and digits[4:] != "0101":  # a day that many use for a year alone
+            if len(digits) == 8 and digits != _NO_DATE:
                 yield from (
                     digits,
                     f"{digits[:4]}-{digits[4:6]}-{digits[6:]}",

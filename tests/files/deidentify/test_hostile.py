@@ -394,3 +394,14 @@ def test_birth_date_is_cleaned_in_any_form_of_date_and_time(text: str, tmp_path:
     )
 
     assert text.encode() not in result
+
+
+def test_birth_date_on_the_first_of_january_is_searched_for_but_the_dummy_is_not(tmp_path: Path) -> None:
+    writer = Writer()
+
+    def with_birth_date(date: bytes) -> bytes:
+        text = writer.element(0x00080070, "LO", b"born " + date)
+        return run(tmp_path, writer.element(0x00100030, "DA", date), text)
+
+    assert b"19630101" not in with_birth_date(b"19630101")
+    assert b"born 19000101" in with_birth_date(b"19000101")
