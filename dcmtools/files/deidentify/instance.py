@@ -6,7 +6,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from struct import Struct
 from typing import Literal
 
 from dcmtools.disk.dataset import Encoding, Walk
@@ -45,7 +44,8 @@ _WANTED = frozenset(
         0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
     }
 )  # fmt: skip
-_LONG_HEAD = Struct("<I")
+# Among more bytes than these a text of four is found by chance.
+_BY_CHANCE = 4096
 _UNDEFINED = 0xFFFFFFFF
 _NUMBERS = frozenset({0x00280002, 0x00280006, 0x00280010, 0x00280011, 0x00280100})
 _NATIVE = frozenset(
@@ -312,13 +312,19 @@ def _beside_samples(instance: _Source, stretch: Stretch) -> Iterator[tuple[bytes
     read, position, stop = instance.read, stretch.position, stretch.position + stretch.size
     head = bytes(read(position, 12))
     size = 12 if instance.encoding.explicit else 8
-    length = int.from_bytes(head[size - 4 : size], "big" if instance.encoding.big else "little")
+    order: Literal["big", "little"] = "big" if instance.encoding.big else "little"
+    length = int.from_bytes(head[size - 4 : size], order)
     if not stretch.pixels:
         yield from frames.excess(read, position, stop)
     elif length == _UNDEFINED:
         yield from frames.beside_samples(read, position + size, stop)
-    elif told := pixels.native_size(instance.found, instance.encoding):
-        yield from frames.excess(read, min(stop, position + size + told), stop)
+    else:
+        tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
+        told = pixels.native_size(instance.found, instance.encoding, tag)
+        if told > length:  # then nothing tells which of the bytes are samples
+            told = 0
+        for part, _ in frames.excess(read, position + size + told, stop):
+            yield part, len(part) > _BY_CHANCE
 
 
 def _is_encapsulated(syntax: str) -> bool:

@@ -405,3 +405,51 @@ def test_birth_date_on_the_first_of_january_is_searched_for_but_the_dummy_is_not
 
     assert b"19630101" not in with_birth_date(b"19630101")
     assert b"born 19000101" in with_birth_date(b"19000101")
+
+
+SHAPE = {0x00280002: 1, 0x00280010: 4, 0x00280011: 4, 0x00280100: 16}
+
+
+@pytest.mark.parametrize("missing", list(SHAPE))
+@pytest.mark.parametrize("text", [NAME + b" ", b"Zwentibold"])
+def test_identity_in_pixels_whose_size_nothing_tells_is_refused(missing: int, text: bytes, tmp_path: Path) -> None:
+    writer = Writer()
+    shape = [writer.element(tag, "US", pack("<H", n)) for tag, n in SHAPE.items() if tag != missing]
+
+    assert run(tmp_path, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32)))
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32) + text))
+
+
+def test_identity_in_pixels_of_fewer_frames_than_told_is_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    shape = [writer.element(tag, "US", pack("<H", n)) for tag, n in SHAPE.items()]
+    frames = writer.element(0x00280008, "IS", b"9")
+
+    assert run(tmp_path, *shape, frames, pixels=writer.element(0x7FE00010, "OW", bytes(32)))
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, *shape, frames, pixels=writer.element(0x7FE00010, "OW", bytes(32) + NAME))
+
+
+@pytest.mark.parametrize(("tag", "vr", "bytes_each"), [(0x7FE00008, "OF", 4), (0x7FE00009, "OD", 8)])
+@pytest.mark.parametrize("others", [b"", Writer().element(0x7FE00010, "OW", bytes(32))])
+def test_identity_beside_floating_point_samples_is_refused(
+    tag: int, vr: str, bytes_each: int, others: bytes, tmp_path: Path
+) -> None:
+    writer = Writer()
+    shape = [writer.element(one, "US", pack("<H", n)) for one, n in SHAPE.items()]
+    samples = bytes(16 * bytes_each)
+
+    assert run(tmp_path, *shape, pixels=writer.element(tag, vr, samples) + others)
+    for value in (samples + b"Zwentibold  ", b"Zwentibold^Quirin   "):
+        with pytest.raises(Refused, match="beside the samples"):
+            run(tmp_path, *shape, pixels=writer.element(tag, vr, value) + others)
+
+
+def test_name_of_four_letters_behind_the_samples_is_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    shape = [writer.element(tag, "US", pack("<H", n)) for tag, n in SHAPE.items()]
+    name = writer.element(0x00100010, "PN", b"Bolk^Quirin")
+
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, name, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32) + b"Bolk"))
