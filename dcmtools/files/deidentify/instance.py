@@ -126,6 +126,9 @@ class Deidentifier:
             subject, known = self._subject(instance)
             flags = "CLEANED" if rule else self._flags(instance)
             done, identity = self._spliced(instance, subject, flags)
+            if done.has_overlay_in_pixels and flags == "YES":
+                flags = "NO"
+                done, identity = self._spliced(instance, subject, flags)
             outcome = self._outcome(instance, subject, known, done, flags)
             meta = encode_meta(instance.sop_class, str(outcome.record["SOPInstanceUID"]), instance.syntax)
             self._check(instance, meta, done, identity)
@@ -155,12 +158,12 @@ class Deidentifier:
         return rule
 
     def _flags(self, instance: _Source) -> str:
-        """YES when the pixels show no identity as far as is known, NO when the user allowed what says that it does."""
+        """YES when the pixels show no identity as far as is known, NO when the user allowed what may show it."""
         if not (why := pixels.risk(instance.found, instance.sop_class)):
             return "YES"
         if self._settings.burned_in != "allow":
             raise Refused(why, "look at it, then use --burned-in allow or --clean-pixel-data", cause="burned-in")
-        return "NO" if _text(instance, pixels.BURNED_IN).upper() == "YES" else "YES"
+        return "NO"
 
     def _subject(self, instance: _Source) -> tuple[Subject, dict[str, str]]:
         charset = instance.found.get(_CHARSET, (b"", b""))[1]

@@ -23,8 +23,8 @@ _RISKY: Mapping[str, str] = {
     "3.1": "an ultrasound image",
     "77.1": "a photograph",
     "104": "an encapsulated document",
-    "12.1": "an angiography or fluoroscopy image",
-    "12.2": "an angiography or fluoroscopy image",
+    "77.2": "a photograph",
+    "12": "an angiography or fluoroscopy image",
 }
 _WHOLE = frozenset({"3", "6"})  # only they themselves: 3.1 and 6.1 are listed
 _SCANNED = frozenset({"CT", "MR", "PT", "NM"})
@@ -37,10 +37,10 @@ def risk(found: Mapping[int, Element], sop_class: str) -> str:  # noqa: PLR0911 
     What an instance says with Burned In Annotation counts before all else.
     """
     told = _text(found, BURNED_IN).upper()
-    if told == "YES":
-        return "it says that identity is burned into its pixels (Burned In Annotation is YES)"
     if told == "NO":
         return ""
+    if told:  # YES, or none of the two values that the standard has
+        return "it says that identity is burned into its pixels (Burned In Annotation is not NO)"
     if kind := _risky_class(sop_class):
         return f"it is {kind}, and does not say that nothing is burned in"
     if _text(found, CONVERSION):

@@ -453,3 +453,38 @@ def test_name_of_four_letters_behind_the_samples_is_refused(tmp_path: Path) -> N
 
     with pytest.raises(Refused, match="beside the samples"):
         run(tmp_path, name, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32) + b"Bolk"))
+
+
+SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Writer().element(0x00080016, "UI", SECONDARY_CAPTURE),
+        Writer().element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.12.3"),
+        Writer().element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.77.2"),
+        Writer().element(0x00280301, "CS", b"YES"),
+        Writer().element(0x00280301, "CS", b"Y"),
+        Writer().element(0x60000102, "US", pack("<H", 12)),
+    ],
+)
+def test_pixels_that_may_show_identity_are_refused_and_when_allowed_never_called_clean(
+    part: bytes, tmp_path: Path
+) -> None:
+    source = write(tmp_path, Writer().file(Writer().element(0x00100010, "PN", NAME), part))
+    target = tmp_path / "target.dcm"
+
+    with pytest.raises(Refused):
+        Deidentifier(KEY, Settings(Profile())).deidentify(source, target)
+    outcome = Deidentifier(KEY, Settings(Profile(), burned_in="allow")).deidentify(source, target)
+
+    read = pydicom.dcmread(target)
+    assert read.PatientIdentityRemoved == "NO"
+    assert [code.CodeValue for code in read.DeidentificationMethodCodeSequence] == list(outcome.codes) == []
+
+
+def test_secondary_capture_that_says_that_nothing_is_burned_in_passes(tmp_path: Path) -> None:
+    writer = Writer()
+
+    assert run(tmp_path, writer.element(0x00080016, "UI", SECONDARY_CAPTURE), writer.element(0x00280301, "CS", b"NO"))
