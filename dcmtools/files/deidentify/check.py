@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from io import BytesIO
+from struct import pack
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
-from dcmtools.disk.dataset import Encoding
+from dcmtools.disk.dataset import LONG_VRS, Encoding
 from dcmtools.disk.part10 import PREAMBLE
-from dcmtools.disk.values import quiet
+from dcmtools.disk.values import Decoder, decoder_for, quiet
+from dcmtools.files.deidentify.identity import kind_of
 from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
 from dcmtools.model.errors import Refused
 
@@ -69,6 +71,42 @@ def _has_old_uid(element: DataElement | RawDataElement, uids: AbstractSet[bytes]
     if not isinstance(element, RawDataElement) or not element.value:
         return False
     return not uids.isdisjoint(part.strip(b"\0 ") for part in element.value.split(b"\\"))
+
+
+def kept_elements(data: bytes, encoding: Encoding, texts: AbstractSet[str], charset: bytes) -> list[bytes]:
+    """The elements of a data set that are in it because the user wants them kept, as they are written.
+
+    `texts` are the values of names and identifiers that stay.
+    """
+    with quiet():
+        data_set = read_dataset(BytesIO(data), not encoding.explicit, not encoding.big)
+        found = list(_kept(data_set, texts, decoder_for(charset, big=encoding.big)))
+    return sorted((_written(one, big=encoding.big) for one in found), key=len, reverse=True)
+
+
+def _kept(data_set: Dataset, texts: AbstractSet[str], decoder: Decoder) -> Iterator[RawDataElement]:
+    for key, element in list(data_set._dict.items()):  # noqa: SLF001
+        tag, vr = int(key), element.VR or vr_of(int(key))
+        if vr == "SQ":
+            for item in data_set[key].value:
+                yield from _kept(item, texts, decoder)
+        elif isinstance(element, RawDataElement) and _is_kept(tag, vr, element.value or b"", texts, decoder):
+            yield element
+
+
+def _is_kept(tag: int, vr: str, value: bytes, texts: AbstractSet[str], decoder: Decoder) -> bool:
+    return bool(kind_of(tag, vr)) and decoder._text(value).strip("\0 ") in texts  # noqa: SLF001
+
+
+def _written(element: RawDataElement, *, big: bool) -> bytes:
+    """An element as it stands in the file."""
+    order, value, vr = ">" if big else "<", element.value or b"", (element.VR or "").encode()
+    group, number = int(element.tag) >> 16, int(element.tag) & 0xFFFF
+    if element.is_implicit_VR:
+        return pack(order + "HHI", group, number, len(value)) + value
+    if vr in LONG_VRS:
+        return pack(order + "HH2sHI", group, number, vr, 0, len(value)) + value
+    return pack(order + "HH2sH", group, number, vr, len(value)) + value
 
 
 def _residue(where: str) -> Refused:

@@ -141,10 +141,14 @@ def kind_of(tag: int, vr: str) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """Texts of identity: `strong` ones are searched for anywhere, `short` ones as whole values."""
+    """Texts of identity: `strong` ones are searched for anywhere, `short` ones as whole values.
+
+    `kept` are whole values that the user wants kept; they count nowhere, while what they share with others does.
+    """
 
     strong: frozenset[str] = frozenset()
     short: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -172,11 +176,6 @@ class Identity:
         """Whether a search of plain bytes may miss some of it: whole values, and what may be in any character set."""
         return bool(self.short) or not all(map(str.isascii, self.strong))
 
-    def without(self, other: "Identity") -> "Identity":
-        """This, less what another has: what the user wants kept."""
-        kept = other.strong | other.short
-        return Identity(self.strong - kept, self.short - kept)
-
     def is_in(self, data: bytes, uids: AbstractSet[bytes] = frozenset(), *, dense: bool = False) -> bool:
         """Whether a strong text or one of the UIDs stands anywhere in these bytes, in any case, as UTF-16 or escaped.
 
@@ -195,6 +194,8 @@ class Identity:
 
     def is_in_value(self, raw: bytes, text: str, uids: AbstractSet[bytes] = frozenset()) -> bool:
         """Whether the value of a text element is, or holds, any of it."""
+        if text.strip("\0 ") in self.kept:
+            return False
         folded = unicodedata.normalize("NFC", text).casefold()
         parts = (part.strip(" \0\t\r\n") for part in folded.split("\\"))
         whole = any(part in self._whole or part.replace("^", " ").strip() in self._whole for part in parts)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
 from dcmtools.disk.values import Element, decoder_for
 from dcmtools.files.deidentify import frames, pixels, regions
-from dcmtools.files.deidentify.check import check_data_set, check_meta
+from dcmtools.files.deidentify.check import check_data_set, check_meta, kept_elements
 from dcmtools.files.deidentify.identity import Identity, identity_of
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
@@ -182,17 +182,28 @@ class Deidentifier:
     def _spliced(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity]:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
         done = self._once(instance, subject, flags)
-        identity = identity_of(frozenset(done.values)).without(identity_of(frozenset(done.kept)))
+        kept = frozenset(text for _, text in done.kept)
+        identity = replace(identity_of(frozenset(done.values)), kept=kept)
         if self._needs_another_look(done, identity):
             before = done
             done = self._once(instance, subject, flags, identity, done.uids)
             done.values |= before.values
-            done.looked_again = True
             if done.cleaned and self._settings.on_residue == "refuse":
                 raise Refused(
                     f"a kept text holds identity: {done.cleaned[0]}", "see --on-residue clean", cause="residue"
                 )
+            if self._is_left(instance, done, identity):
+                raise Refused("identity of the source is left in the result", "see --report", cause="residue")
         return done, identity
+
+    def _is_left(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
+        """Whether any of the identity is in what is written of the data set, less what the user wants kept."""
+        data = _without_pixels(done.pieces)
+        if not identity.is_in(_without(data, done.own), done.uids):
+            return False
+        charset = instance.found.get(_CHARSET, (b"", b""))[1]
+        kept = kept_elements(data, instance.encoding, identity.kept, charset)
+        return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
     def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
         profile = self._settings.profile
@@ -237,15 +248,13 @@ class Deidentifier:
         )
 
     def _check(self, instance: _Source, meta: bytes, done: Spliced, identity: Identity) -> None:
-        """The self-check: another parser and the table, then a search of all that is written but the samples."""
+        """The self-check: another parser and the table, then a search of what has not been searched yet."""
         data = _without_pixels(done.pieces)
         check_meta(meta)
         check_data_set(data, instance.encoding, self._settings.profile, done.uids)
         if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
             raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
-        # Where one look was enough, it was at the same bytes.
-        unseen = meta if not done.looked_again else meta + _without(data, done.own)
-        if identity.is_in(unseen, done.uids):
+        if identity.is_in(meta, done.uids):
             raise Refused("identity of the source is left in the result", "see --report", cause="residue")
         for stretch in done.pieces:
             if isinstance(stretch, Stretch):

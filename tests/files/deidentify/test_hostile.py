@@ -488,3 +488,25 @@ def test_secondary_capture_that_says_that_nothing_is_burned_in_passes(tmp_path: 
     writer = Writer()
 
     assert run(tmp_path, writer.element(0x00080016, "UI", SECONDARY_CAPTURE), writer.element(0x00280301, "CS", b"NO"))
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_name_that_the_patient_shares_with_a_retained_institution_is_still_searched_for(
+    encoding: str, tmp_path: Path
+) -> None:
+    writer = Writer(encoding)
+    parts = [
+        writer.element(0x00100010, "PN", b"Flobbertyx^Maria"), writer.element(0x00080080, "LO", b"Flobbertyx Kliniek"),
+        writer.element(0x00181250, "SH", b"of Flobbertyx"), writer.element(0x00080070, "LO", b"ACME"),
+    ]  # fmt: skip
+    target = tmp_path / "target.dcm"
+
+    settings = Settings(Profile(retain_institution_identity=True))
+    outcome = Deidentifier(KEY, settings).deidentify(write(tmp_path, writer.file(*parts)), target)
+
+    read = pydicom.dcmread(target)
+    assert outcome.cleaned == ("(0018,1250)",)
+    assert (read.InstitutionName, read.ReceiveCoilName) == ("Flobbertyx Kliniek", "REMOVED")
+    hidden = write(tmp_path, writer.file(*parts, writer.element(0x00281201, "OW", b"Flobbertyx")))
+    with pytest.raises(Refused, match="left in the result"):
+        Deidentifier(KEY, settings).deidentify(hidden, target)
