@@ -1,5 +1,6 @@
 """The result, read again by another parser and held against the table (PS3.15 E.1.1): what must be gone is gone."""
 
+import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from io import BytesIO
@@ -17,6 +18,7 @@ from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
 from dcmtools.model.errors import Refused
 
 _GRAPHICS, _UI = frozenset({0x50, 0x60}), frozenset({"UI", None})
+_DIGITS = re.compile(rb"[0-9.+\\\- \0]*")
 _META = frozenset({0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013})
 
 
@@ -73,29 +75,39 @@ def _has_old_uid(element: DataElement | RawDataElement, uids: AbstractSet[bytes]
     return not uids.isdisjoint(part.strip(b"\0 ") for part in element.value.split(b"\\"))
 
 
-def kept_elements(data: bytes, encoding: Encoding, texts: AbstractSet[str], charset: bytes) -> list[bytes]:
+def kept_elements(
+    data: bytes, encoding: Encoding, profile: Profile, texts: AbstractSet[str], charset: bytes
+) -> list[bytes]:
     """The elements of a data set that are in it because the user wants them kept, as they are written.
 
-    `texts` are the values of names and identifiers that stay.
+    `texts` are the values of names and identifiers that stay. Dates and UIDs stay where the profile says so, even when
+    one is that of a birth, or has a patient's number in it.
     """
     with quiet():
         data_set = read_dataset(BytesIO(data), not encoding.explicit, not encoding.big)
-        found = list(_kept(data_set, texts, decoder_for(charset, big=encoding.big)))
+        found = list(_kept(data_set, profile, texts, decoder_for(charset, big=encoding.big)))
     return sorted((_written(one, big=encoding.big) for one in found), key=len, reverse=True)
 
 
-def _kept(data_set: Dataset, texts: AbstractSet[str], decoder: Decoder) -> Iterator[RawDataElement]:
+def _kept(data_set: Dataset, profile: Profile, texts: AbstractSet[str], decoder: Decoder) -> Iterator[RawDataElement]:
     for key, element in list(data_set._dict.items()):  # noqa: SLF001
-        tag, vr = int(key), element.VR or vr_of(int(key))
-        if vr == "SQ":
+        known = vr_of(int(key))
+        if (element.VR or known) == "SQ":
             for item in data_set[key].value:
-                yield from _kept(item, texts, decoder)
-        elif isinstance(element, RawDataElement) and _is_kept(tag, vr, element.value or b"", texts, decoder):
+                yield from _kept(item, profile, texts, decoder)
+        elif not isinstance(element, RawDataElement) or not element.value:
+            continue
+        elif _is_kept_by_kind(profile, known, element) or (
+            kind_of(int(key), element.VR or known) and decoder._text(element.value).strip("\0 ") in texts  # noqa: SLF001
+        ):
             yield element
 
 
-def _is_kept(tag: int, vr: str, value: bytes, texts: AbstractSet[str], decoder: Decoder) -> bool:
-    return bool(kind_of(tag, vr)) and decoder._text(value).strip("\0 ") in texts  # noqa: SLF001
+def _is_kept_by_kind(profile: Profile, known: str, element: RawDataElement) -> bool:
+    """Whether an element is a date, a time or a UID, by the dictionary, as it is written and by its value."""
+    if (element.VR or known) != known or not _DIGITS.fullmatch(element.value or b""):
+        return False
+    return (known in {"DA", "DT", "TM"} and profile.retain_dates != "none") or (known == "UI" and profile.retain_uids)
 
 
 def _written(element: RawDataElement, *, big: bool) -> bytes:

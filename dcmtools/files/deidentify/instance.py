@@ -27,6 +27,7 @@ from dcmtools.model.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLEMENTATION_VERSION,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MEDIA_STORAGE_DIRECTORY,
     storage_class,
@@ -101,7 +102,7 @@ class Deidentifier:
 
     def __init__(self, key: Key, settings: Settings) -> None:
         self._key, self._settings = key, settings
-        self._rules: dict[tuple[str, Encoding, bool, bool], Rules] = {}
+        self._rules: dict[tuple[str, Encoding, bool, bool, bool], Rules] = {}
 
     def deidentify(self, source: str | os.PathLike[str], target: Path | None) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
@@ -184,17 +185,19 @@ class Deidentifier:
         done = self._once(instance, subject, flags)
         kept = frozenset(text for _, text in done.kept)
         identity = replace(identity_of(frozenset(done.values)), kept=kept)
-        if self._needs_another_look(done, identity):
+        if not self._needs_another_look(done, identity):
+            return done, identity
+        for numbers in (False, True):
             before = done
-            done = self._once(instance, subject, flags, identity, done.uids)
+            done = self._once(instance, subject, flags, identity, done.uids, numbers=numbers)
             done.values |= before.values
             if done.cleaned and self._settings.on_residue == "refuse":
                 raise Refused(
                     f"a kept text holds identity: {done.cleaned[0]}", "see --on-residue clean", cause="residue"
                 )
-            if self._is_left(instance, done, identity):
-                raise Refused("identity of the source is left in the result", "see --report", cause="residue")
-        return done, identity
+            if not self._is_left(instance, done, identity):
+                return done, identity
+        raise Refused("identity of the source is left in the result", "see --report", cause="residue")
 
     def _is_left(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
         """Whether any of the identity is in what is written of the data set, less what the user wants kept."""
@@ -202,7 +205,7 @@ class Deidentifier:
         if not identity.is_in(_without(data, done.own), done.uids):
             return False
         charset = instance.found.get(_CHARSET, (b"", b""))[1]
-        kept = kept_elements(data, instance.encoding, identity.kept, charset)
+        kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
     def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
@@ -220,12 +223,14 @@ class Deidentifier:
         flags: str,
         identity: Identity | None = None,
         uids: AbstractSet[bytes] = frozenset(),
+        *,
+        numbers: bool = False,
     ) -> Spliced:
         encoding, searching = instance.encoding._replace(deflated=False), identity is not None
         cleaned = flags == "CLEANED"
-        key = (instance.sop_class, encoding, searching, cleaned)
+        key = (instance.sop_class, encoding, searching, cleaned, numbers)
         if key not in self._rules:
-            profile, sop_class = self._settings.profile, instance.sop_class
+            profile, sop_class = replace(self._settings.profile, searches_numbers=numbers), instance.sop_class
             self._rules[key] = Rules(profile, sop_class, encoding, searching=searching, cleaned=cleaned)
         splicer = Splicer(self._rules[key], self._key, subject, identity, uids, flags)
         return splicer.through(instance.read, instance.start, instance.end)
@@ -254,7 +259,10 @@ class Deidentifier:
         check_data_set(data, instance.encoding, self._settings.profile, done.uids)
         if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
             raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
-        if identity.is_in(meta, done.uids):
+        own = [IMPLEMENTATION_VERSION.encode()]
+        if self._settings.profile.retain_uids:
+            own.append(uid_in(instance.found[_SOP_INSTANCE][1]).encode())
+        if identity.is_in(_without(meta, own), done.uids):
             raise Refused("identity of the source is left in the result", "see --report", cause="residue")
         for stretch in done.pieces:
             if isinstance(stretch, Stretch):

@@ -62,7 +62,7 @@ class Action(NamedTuple):
 
 KEEP, REMOVE, EMPTY, DUMMY = Action("K"), Action("X"), Action("Z"), Action("D")
 _RECURSE = Action("Q")
-_SEARCHED = Action("H")  # what should be text and is not written as such
+_SEARCHED = Action("H")  # a number, or what should be text and is not written as such
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Profile:
     retain_safe_private: bool = False
     pseudonyms: tuple[str, ...] = ()
     own: Mapping[int, Action] = field(default_factory=dict)
+    searches_numbers: bool = False  # for a look at a result in which nothing but a number can be identity
 
     @cached_property
     def columns(self) -> frozenset[str]:
@@ -133,7 +134,10 @@ class Profile:
         if own := self.own.get(tag):
             return _RECURSE if own.letter == "K" and vr == "SQ" else own
         action = self._action(tag, vr, parent, sop_class, mood)
-        return _SEARCHED if action == KEEP and vr not in WRITTEN and _vr_of(tag) in WRITTEN else action
+        if action != KEEP or vr in WRITTEN:
+            return action
+        is_number = self.searches_numbers and vr in {"DS", "IS"}
+        return _SEARCHED if is_number or _vr_of(tag) in WRITTEN else action
 
     def _action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood) -> Action:
         group, element = tag >> 16, tag & 0xFFFF

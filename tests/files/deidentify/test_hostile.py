@@ -8,12 +8,12 @@ import pydicom
 import pytest
 
 from dcmtools.files.deidentify.instance import Deidentifier, Settings
-from dcmtools.files.deidentify.profile import Profile
+from dcmtools.files.deidentify.profile import Dates, Profile
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.model.errors import BadData, DcmtoolsError, Refused
 from tests.files.deidentify.markers import Writer, write
 
-KEY = Key(b"k" * 32)
+KEY, BASIC = Key(b"k" * 32), Profile()
 NAME, PATIENT = b"Zwentibold^Quirin", b"ZQ-778899"
 
 
@@ -24,14 +24,14 @@ def run(
     identity = [writer.element(0x00100010, "PN", NAME), writer.element(0x00100020, "LO", PATIENT)]
     given = {writer.tag_of(part) for part in parts}
     data = writer.file(*(part for part in identity if writer.tag_of(part) not in given), *parts, **more)  # type: ignore[arg-type]
-    return deidentified(folder, data)
+    return deidentified(folder, data, profile or BASIC)
 
 
-def deidentified(folder: Path, data: bytes) -> bytes:
+def deidentified(folder: Path, data: bytes, profile: Profile = BASIC) -> bytes:
     target = folder / "target.dcm"
     target.unlink(missing_ok=True)
     try:
-        Deidentifier(KEY, Settings(Profile())).deidentify(write(folder, data), target)
+        Deidentifier(KEY, Settings(profile)).deidentify(write(folder, data), target)
     except DcmtoolsError:
         assert not target.exists()
         raise
@@ -510,3 +510,60 @@ def test_name_that_the_patient_shares_with_a_retained_institution_is_still_searc
     hidden = write(tmp_path, writer.file(*parts, writer.element(0x00281201, "OW", b"Flobbertyx")))
     with pytest.raises(Refused, match="left in the result"):
         Deidentifier(KEY, settings).deidentify(hidden, target)
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+@pytest.mark.parametrize("dates", ["full", "modified"])
+def test_newborn_keeps_the_dates_that_the_user_wants(encoding: str, dates: Dates, tmp_path: Path) -> None:
+    writer = Writer(encoding)
+    parts = [
+        writer.element(0x00100030, "DA", b"20110923"), writer.element(0x00080020, "DA", b"20110923"),
+        writer.element(0x0008002A, "DT", b"20110923101112"), writer.element(0x00080070, "LO", b"born 20110923"),
+    ]  # fmt: skip
+
+    run(tmp_path, *parts, writer=writer, profile=Profile(retain_dates=dates))
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert read.Manufacturer == "REMOVED"
+    assert not read.PatientBirthDate
+    assert (read.StudyDate, read.AcquisitionDateTime[:8]) == ("20110923",) * 2 or dates == "modified"
+    hidden = writer.element(0x00281201, "OW", b" 20110923 ")
+    with pytest.raises(Refused, match="left in the result"):
+        run(tmp_path, *parts, hidden, writer=writer, profile=Profile(retain_dates=dates))
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_number_that_is_an_identifier_of_five_digits_is_cleaned(encoding: str, tmp_path: Path) -> None:
+    writer = Writer(encoding)
+    parts = [
+        writer.element(0x00100020, "LO", b"10000"), writer.element(0x00180080, "DS", b"10000"),
+        writer.element(0x00180081, "DS", b"100001"), writer.element(0x00200013, "IS", b"7"),
+    ]  # fmt: skip
+
+    run(tmp_path, *parts, writer=writer)
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert (read.RepetitionTime, read.EchoTime, read.InstanceNumber) == (None, 100001, 7)
+
+
+def test_patient_who_is_called_as_the_program_is_not_refused(tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100010, "PN", b"Dcmtools^A"), writer.element(0x00080070, "LO", b"Dcmtools")
+    )
+
+    assert pydicom.dcmread(tmp_path / "target.dcm").Manufacturer == "REMOVED"
+    assert b"Dcmtools" not in result
+
+
+def test_retained_uid_may_have_the_number_of_the_patient_in_it(tmp_path: Path) -> None:
+    writer = Writer()
+    uid = b"1.2.3.48151623.5"
+    parts = [writer.element(0x00100020, "LO", b"48151623"), writer.element(0x0020000D, "UI", uid)]
+    parts += [writer.element(0x00080018, "UI", uid + b".1"), writer.element(0x00080070, "LO", uid)]
+
+    run(tmp_path, *parts, profile=Profile(retain_uids=True))
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert (read.StudyInstanceUID, read.Manufacturer) == (uid.decode(), "REMOVED")
