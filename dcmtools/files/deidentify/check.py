@@ -18,6 +18,7 @@ from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
 from dcmtools.model.errors import Refused
 
 _GRAPHICS, _UI = frozenset({0x50, 0x60}), frozenset({"UI", None})
+_CONTENT = 0x0040A730
 _DIGITS = re.compile(rb"[0-9.+\\\- \0]*")
 _META = frozenset({0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013})
 
@@ -92,6 +93,8 @@ def kept_elements(
 def _kept(data_set: Dataset, profile: Profile, texts: AbstractSet[str], decoder: Decoder) -> Iterator[RawDataElement]:
     for key, element in list(data_set._dict.items()):  # noqa: SLF001
         known = vr_of(int(key))
+        if int(key) == _CONTENT:
+            continue  # where a date may be said to be that of the birth
         if (element.VR or known) == "SQ":
             for item in data_set[key].value:
                 yield from _kept(item, profile, texts, decoder)

@@ -567,3 +567,14 @@ def test_retained_uid_may_have_the_number_of_the_patient_in_it(tmp_path: Path) -
 
     read = pydicom.dcmread(tmp_path / "target.dcm")
     assert (read.StudyInstanceUID, read.Manufacturer) == (uid.decode(), "REMOVED")
+
+
+@pytest.mark.parametrize("tag", [0x0040A121, 0x0040A120])
+def test_birth_date_in_the_content_of_a_report_is_no_date_to_retain(tag: int, tmp_path: Path) -> None:
+    writer = Writer()
+    date = writer.element(tag, "DA" if tag == 0x0040A121 else "DT", b"19630417")
+    content = writer.sequence(0x0040A730, writer.item(date))
+    profile = Profile(retain_dates="full", clean_structured_content=True)
+
+    with pytest.raises(Refused, match="left in the result"):
+        run(tmp_path, writer.element(0x00100030, "DA", b"19630417"), content, profile=profile)
