@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from itertools import permutations
 from urllib.parse import quote
 
 # Who and where the patient is: values of these, beside all of VR PN, are searched for in what is written.
@@ -40,9 +40,22 @@ _BIRTH_DATE = 0x00100030
 _OVERLAY_BIT_POSITION = 0x0102
 
 _LETTERS, _CHARACTERS = 4, 5
+# Python's names of the character sets of PS3.3 C.12.1.1.2, and of two that are in use beside them.
+_CODECS = (
+    "latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_5", "iso8859_6", "iso8859_7", "iso8859_8", "iso8859_9",
+    "iso8859_15", "tis_620", "gb18030", "euc_kr", "shift_jis", "euc_jp", "iso2022_jp", "iso2022_jp_2",
+)  # fmt: skip
+_ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Z]")  # between character sets (ISO/IEC 2022)
+_BYTES = 3  # an encoded text of fewer would be found by chance
 _ROOT = 12
-_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
+_SEPARATORS = ("^", " ", "_", ", ", "")
+_SHORT_WORDS = 4  # of one name, of which each two are searched for in either order
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+_NO_DATE = "19000101"  # what stands for no date, in results of this profile, too
+_LONG_NUMBER, _UID_LENGTH = 8, 64
+_NUMBERS_BEFORE, _NUMBERS_BEHIND = re.compile(rb"[0-9.]*\Z"), re.compile(rb"[0-9.]*")
+_SIGNS = frozenset([b"", b"\0", b"\\", b" ", b"-", b"+"])  # behind which a decimal fraction may begin with its point
+_STANDARD = b"1.2.840.10008."
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 # Parts of names and addresses that are in every text: they name nobody.
 _COMMON = frozenset(
@@ -128,10 +141,14 @@ def kind_of(tag: int, vr: str) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """Texts of identity: `strong` ones are searched for anywhere, `short` ones as whole values."""
+    """Texts of identity: `strong` ones are searched for anywhere, `short` ones as whole values.
+
+    `kept` are whole values that the user wants kept; they count nowhere, while what they share with others does.
+    """
 
     strong: frozenset[str] = frozenset()
     short: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -155,14 +172,9 @@ class Identity:
         return self.short | self.strong
 
     @cached_property
-    def framed(self) -> tuple[bytes, ...]:
-        """How a short text reads as the whole value of an element with a VR, in either byte order."""
-        return tuple(one for text in sorted(self.short) for one in _framed(text))
-
-    def without(self, other: "Identity") -> "Identity":
-        """This, less what another has: what the user wants kept."""
-        kept = other.strong | other.short
-        return Identity(self.strong - kept, self.short - kept)
+    def asks_for_decoded_values(self) -> bool:
+        """Whether a search of plain bytes may miss some of it: whole values, and what may be in any character set."""
+        return bool(self.short) or not all(map(str.isascii, self.strong))
 
     def is_in(self, data: bytes, uids: AbstractSet[bytes] = frozenset(), *, dense: bool = False) -> bool:
         """Whether a strong text or one of the UIDs stands anywhere in these bytes, in any case, as UTF-16 or escaped.
@@ -180,16 +192,14 @@ class Identity:
         narrow = low.replace(b"\0", b"")
         return _has(narrow, needles) or _has_uid(narrow, uids)
 
-    def may_be_a_value_in(self, data: bytes) -> bool:
-        """Whether a short text seems to be the whole value of an element with a VR."""
-        low = data.lower()
-        return any(one in low for one in self.framed)
-
     def is_in_value(self, raw: bytes, text: str, uids: AbstractSet[bytes] = frozenset()) -> bool:
         """Whether the value of a text element is, or holds, any of it."""
-        parts = (part.strip().casefold() for part in text.split("\\"))
+        if text.strip("\0 ") in self.kept:
+            return False
+        folded = unicodedata.normalize("NFC", text).casefold()
+        parts = (part.strip(" \0\t\r\n") for part in folded.split("\\"))
         whole = any(part in self._whole or part.replace("^", " ").strip() in self._whole for part in parts)
-        return whole or self.is_in(raw, uids) or self.is_in(text.encode("utf-8", "surrogatepass"))
+        return whole or self.is_in(raw, uids) or self.is_in(folded.encode("utf-8", "surrogatepass"))
 
 
 @lru_cache(maxsize=256)
@@ -206,13 +216,20 @@ def identity_of(values: frozenset[tuple[str, str]]) -> Identity:
 
 def _texts(kind: str, text: str) -> Iterator[str]:
     text = unicodedata.normalize("NFC", text)
+    # Folded for the comparison of texts; in lower case, too, for that of bytes: there is no way back from ss to ß.
+    forms = {text.casefold()} if text.isascii() else {text.casefold(), text.lower()}
+    for form in sorted(forms):
+        yield from _of_form(kind, form)
+
+
+def _of_form(kind: str, text: str) -> Iterator[str]:
     for value in text.split("\\"):
-        folded = value.strip(" \0").casefold()
+        folded = value.strip(" \0")
         if kind == "name":
             yield from _names(folded)
         elif kind == "birth":
             digits = "".join(filter(str.isdecimal, folded))
-            if len(digits) == 8 and digits[4:] != "0101":  # a day that many use for a year alone
+            if len(digits) == 8 and digits != _NO_DATE:
                 yield from (
                     digits,
                     f"{digits[:4]}-{digits[4:6]}-{digits[6:]}",
@@ -226,12 +243,23 @@ def _names(folded: str) -> Iterator[str]:
     """The parts of a name that name somebody, and the whole in the ways in which it is often written."""
     for group in folded.split("="):
         parts = [part for part in re.split(r"[\^,;/_\s]+", group) if part]
-        for word in parts:
-            bare = word.strip(".'\"()-")
-            if any(map(str.isalpha, bare)) and bare not in _COMMON and len(bare) > 1:
-                yield bare
+        words = [word for part in parts for word in _words(part)]
+        yield from dict.fromkeys(words)
         if len(parts) > 1 and not _COMMON.issuperset(parts):
-            yield from {separator.join(parts) for separator in ("^", " ", "_", ", ", "")}
+            yield from {separator.join(parts) for separator in _SEPARATORS}
+        # Nothing else finds two words that are both too short to be searched for.
+        short = [word for word in dict.fromkeys(words) if len(word) < _LETTERS]
+        for one, other in permutations(short[:_SHORT_WORDS], 2):
+            separators = _SEPARATORS if len(one + other) > _LETTERS else _SEPARATORS[:-1]
+            yield from {separator.join((one, other)) for separator in separators}
+
+
+def _words(part: str) -> Iterator[str]:
+    """A part of a name without what surrounds it, and each run of letters in it: either half of a double name."""
+    letters = "".join(char if unicodedata.category(char)[0] in "LM" else " " for char in part)
+    for word in (part.strip(".'\"()-"), *letters.split()):
+        if any(map(str.isalpha, word)) and word not in _COMMON and len(word) > 1:
+            yield word
 
 
 def _written(text: str) -> Iterator[bytes]:
@@ -255,25 +283,13 @@ def _encoded(text: str) -> Iterator[bytes]:
     yield "".join(char if char.isascii() else f"&#x{ord(char):x};" for char in text).lower().encode()
     yield text.encode("utf-16-le", "surrogatepass").lower()
     yield text.encode("utf-16-be", "surrogatepass").lower()
-    for codec in ("latin_1", "iso8859_2", "iso8859_5", "iso8859_7", "gb18030", "euc_kr", "shift_jis", "euc_jp"):
+    for codec in _CODECS:
         try:
-            raw = text.encode(codec)
+            raw = _ESCAPE.sub(b"", text.encode(codec))
         except UnicodeEncodeError:
             continue
-        if len(raw) >= 3:
+        if len(raw) >= _BYTES:
             yield raw.lower()
-
-
-def _framed(text: str) -> Iterator[bytes]:
-    raw = text.encode("utf-8", "surrogatepass").lower()
-    for padding in (b" ", b"\0"):
-        value = raw + padding * (len(raw) % 2)
-        for vr in (b"lo", b"sh", b"st", b"lt", b"pn", b"cs", b"ae"):
-            for order in _ORDERS:
-                yield vr + len(value).to_bytes(2, order) + value
-        for vr in (b"ut", b"uc"):
-            for order in _ORDERS:
-                yield vr + b"\0\0" + len(value).to_bytes(4, order) + value
 
 
 def _has_uid(data: bytes, uids: AbstractSet[bytes]) -> bool:
@@ -293,11 +309,26 @@ def _has(data: bytes, needles: Iterable[tuple[bytes, bool]]) -> bool:
 
 
 def _is_part_of_number(data: bytes, start: int, end: int) -> bool:
-    """Whether digits go on before or behind: an identifier 12345 is not in 0.123456 or in 2.25.12345."""
-    before, after = data[max(0, start - 2) : start], data[end : end + 2]
-    return (
-        before[-1:].isdigit()
-        or after[:1].isdigit()
-        or before[-1:] == b"."
-        or (after[:1] == b"." and after[1:].isdigit())
-    )
+    """Whether what stands there is only a part of another number, which holds these digits by chance.
+
+    An identifier 12345 is not in 0.12345, 123456 or 2.25.12345678, but it is in No.12345 and 1.2.12345.6. One of eight
+    digits and more, or a date, may have others behind it: a time, a number of a sample.
+    """
+    before, after, is_long = data[max(0, start - 2) : start], data[end : end + 2], end - start >= _LONG_NUMBER
+    if before[-1:].isdigit():
+        return True
+    if before[-1:] == b"." and before[:-1].isdigit():
+        return not _is_component(data, start, end)
+    if is_long:
+        return False
+    if before[-1:] == b"." and before[:-1] in _SIGNS:
+        return True
+    return after[:1].isdigit() or (after[:1] == b"." and after[1:].isdigit() and not _is_component(data, start, end))
+
+
+def _is_component(data: bytes, start: int, end: int) -> bool:
+    """Whether digits are a whole component of a UID, and not of one of the standard's."""
+    before = _NUMBERS_BEFORE.search(data[max(0, start - _UID_LENGTH) : start])
+    after = _NUMBERS_BEHIND.match(data[end : end + _UID_LENGTH])
+    left, right = before[0] if before else b"", after[0] if after else b""
+    return not right[:1].isdigit() and (left + right).count(b".") > 1 and not left.startswith(_STANDARD)

@@ -4,9 +4,8 @@ import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from struct import Struct
 from typing import Literal
 
 from dcmtools.disk.dataset import Encoding, Walk
@@ -14,7 +13,7 @@ from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
 from dcmtools.disk.values import Element, decoder_for
 from dcmtools.files.deidentify import frames, pixels, regions
-from dcmtools.files.deidentify.check import check_data_set, check_meta
+from dcmtools.files.deidentify.check import check_data_set, check_meta, kept_elements
 from dcmtools.files.deidentify.identity import Identity, identity_of
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
@@ -28,6 +27,7 @@ from dcmtools.model.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLEMENTATION_VERSION,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MEDIA_STORAGE_DIRECTORY,
     storage_class,
@@ -45,7 +45,8 @@ _WANTED = frozenset(
         0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
     }
 )  # fmt: skip
-_LONG_HEAD = Struct("<I")
+# Among more bytes than these a text of four is found by chance.
+_BY_CHANCE = 4096
 _UNDEFINED = 0xFFFFFFFF
 _NUMBERS = frozenset({0x00280002, 0x00280006, 0x00280010, 0x00280011, 0x00280100})
 _NATIVE = frozenset(
@@ -101,7 +102,7 @@ class Deidentifier:
 
     def __init__(self, key: Key, settings: Settings) -> None:
         self._key, self._settings = key, settings
-        self._rules: dict[tuple[str, Encoding, bool, bool], Rules] = {}
+        self._rules: dict[tuple[str, Encoding, bool, bool, bool], Rules] = {}
 
     def deidentify(self, source: str | os.PathLike[str], target: Path | None) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
@@ -126,6 +127,9 @@ class Deidentifier:
             subject, known = self._subject(instance)
             flags = "CLEANED" if rule else self._flags(instance)
             done, identity = self._spliced(instance, subject, flags)
+            if done.has_overlay_in_pixels and flags == "YES":
+                flags = "NO"
+                done, identity = self._spliced(instance, subject, flags)
             outcome = self._outcome(instance, subject, known, done, flags)
             meta = encode_meta(instance.sop_class, str(outcome.record["SOPInstanceUID"]), instance.syntax)
             self._check(instance, meta, done, identity)
@@ -155,12 +159,12 @@ class Deidentifier:
         return rule
 
     def _flags(self, instance: _Source) -> str:
-        """YES when the pixels show no identity as far as is known, NO when the user allowed what says that it does."""
+        """YES when the pixels show no identity as far as is known, NO when the user allowed what may show it."""
         if not (why := pixels.risk(instance.found, instance.sop_class)):
             return "YES"
         if self._settings.burned_in != "allow":
             raise Refused(why, "look at it, then use --burned-in allow or --clean-pixel-data", cause="burned-in")
-        return "NO" if _text(instance, pixels.BURNED_IN).upper() == "YES" else "YES"
+        return "NO"
 
     def _subject(self, instance: _Source) -> tuple[Subject, dict[str, str]]:
         charset = instance.found.get(_CHARSET, (b"", b""))[1]
@@ -179,26 +183,38 @@ class Deidentifier:
     def _spliced(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity]:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
         done = self._once(instance, subject, flags)
-        identity = identity_of(frozenset(done.values)).without(identity_of(frozenset(done.kept)))
-        if self._needs_another_look(instance, done, identity):
+        kept = frozenset(text for _, text in done.kept)
+        identity = replace(identity_of(frozenset(done.values)), kept=kept)
+        if not self._needs_another_look(done, identity):
+            return done, identity
+        for numbers in (False, True):
             before = done
-            done = self._once(instance, subject, flags, identity, done.uids)
+            done = self._once(instance, subject, flags, identity, done.uids, numbers=numbers)
             done.values |= before.values
-            done.looked_again = True
             if done.cleaned and self._settings.on_residue == "refuse":
                 raise Refused(
                     f"a kept text holds identity: {done.cleaned[0]}", "see --on-residue clean", cause="residue"
                 )
-        return done, identity
+            if not self._is_left(instance, done, identity):
+                return done, identity
+        raise Refused("identity of the source is left in the result", "see --report", cause="residue")
 
-    def _needs_another_look(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
+    def _is_left(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
+        """Whether any of the identity is in what is written of the data set, less what the user wants kept."""
+        data = _without_pixels(done.pieces)
+        if not identity.is_in(_without(data, done.own), done.uids):
+            return False
+        charset = instance.found.get(_CHARSET, (b"", b""))[1]
+        kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
+        return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
+
+    def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
-        if profile.retain_patient_characteristics or (identity.short and not instance.encoding.explicit):
+        if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
             return True
-        data = _without(_without_pixels(done.pieces), done.own)
-        return identity.is_in(data, done.uids) or identity.may_be_a_value_in(data)
+        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids)
 
     def _once(
         self,
@@ -207,12 +223,14 @@ class Deidentifier:
         flags: str,
         identity: Identity | None = None,
         uids: AbstractSet[bytes] = frozenset(),
+        *,
+        numbers: bool = False,
     ) -> Spliced:
         encoding, searching = instance.encoding._replace(deflated=False), identity is not None
         cleaned = flags == "CLEANED"
-        key = (instance.sop_class, encoding, searching, cleaned)
+        key = (instance.sop_class, encoding, searching, cleaned, numbers)
         if key not in self._rules:
-            profile, sop_class = self._settings.profile, instance.sop_class
+            profile, sop_class = replace(self._settings.profile, searches_numbers=numbers), instance.sop_class
             self._rules[key] = Rules(profile, sop_class, encoding, searching=searching, cleaned=cleaned)
         splicer = Splicer(self._rules[key], self._key, subject, identity, uids, flags)
         return splicer.through(instance.read, instance.start, instance.end)
@@ -235,15 +253,16 @@ class Deidentifier:
         )
 
     def _check(self, instance: _Source, meta: bytes, done: Spliced, identity: Identity) -> None:
-        """The self-check: another parser and the table, then a search of all that is written but the samples."""
+        """The self-check: another parser and the table, then a search of what has not been searched yet."""
         data = _without_pixels(done.pieces)
         check_meta(meta)
         check_data_set(data, instance.encoding, self._settings.profile, done.uids)
         if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
             raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
-        # Where one look was enough, it was at the same bytes.
-        unseen = meta if not done.looked_again else meta + _without(data, done.own)
-        if identity.is_in(unseen, done.uids):
+        own = [IMPLEMENTATION_VERSION.encode()]
+        if self._settings.profile.retain_uids:
+            own.append(uid_in(instance.found[_SOP_INSTANCE][1]).encode())
+        if identity.is_in(_without(meta, own), done.uids):
             raise Refused("identity of the source is left in the result", "see --report", cause="residue")
         for stretch in done.pieces:
             if isinstance(stretch, Stretch):
@@ -313,13 +332,19 @@ def _beside_samples(instance: _Source, stretch: Stretch) -> Iterator[tuple[bytes
     read, position, stop = instance.read, stretch.position, stretch.position + stretch.size
     head = bytes(read(position, 12))
     size = 12 if instance.encoding.explicit else 8
-    length = int.from_bytes(head[size - 4 : size], "big" if instance.encoding.big else "little")
+    order: Literal["big", "little"] = "big" if instance.encoding.big else "little"
+    length = int.from_bytes(head[size - 4 : size], order)
     if not stretch.pixels:
         yield from frames.excess(read, position, stop)
     elif length == _UNDEFINED:
         yield from frames.beside_samples(read, position + size, stop)
-    elif told := pixels.native_size(instance.found, instance.encoding):
-        yield from frames.excess(read, min(stop, position + size + told), stop)
+    else:
+        tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
+        told = pixels.native_size(instance.found, instance.encoding, tag)
+        if told > length:  # then nothing tells which of the bytes are samples
+            told = 0
+        for part, _ in frames.excess(read, position + size + told, stop):
+            yield part, len(part) > _BY_CHANCE
 
 
 def _is_encapsulated(syntax: str) -> bool:

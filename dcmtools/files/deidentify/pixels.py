@@ -1,12 +1,15 @@
 """Which instances may show who the patient is in their pixels, and are refused therefore (PS3.15 E.1.1, E.3.1)."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from dcmtools.disk.dataset import Encoding
 from dcmtools.disk.values import Element
 
 MODALITY, IMAGE_TYPE, CONVERSION, BURNED_IN = 0x00080060, 0x00080008, 0x00080064, 0x00280301
 RECOGNIZABLE = 0x00280302
+PIXEL_DATA = 0x7FE00010
+_BITS_OF_FLOATS: Mapping[int, int] = {0x7FE00008: 32, 0x7FE00009: 64}  # (Double) Float Pixel Data
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # SOP Classes below _STORAGE whose images come from screens, cameras and printers; whole components are compared.
@@ -20,8 +23,8 @@ _RISKY: Mapping[str, str] = {
     "3.1": "an ultrasound image",
     "77.1": "a photograph",
     "104": "an encapsulated document",
-    "12.1": "an angiography or fluoroscopy image",
-    "12.2": "an angiography or fluoroscopy image",
+    "77.2": "a photograph",
+    "12": "an angiography or fluoroscopy image",
 }
 _WHOLE = frozenset({"3", "6"})  # only they themselves: 3.1 and 6.1 are listed
 _SCANNED = frozenset({"CT", "MR", "PT", "NM"})
@@ -34,10 +37,10 @@ def risk(found: Mapping[int, Element], sop_class: str) -> str:  # noqa: PLR0911 
     What an instance says with Burned In Annotation counts before all else.
     """
     told = _text(found, BURNED_IN).upper()
-    if told == "YES":
-        return "it says that identity is burned into its pixels (Burned In Annotation is YES)"
     if told == "NO":
         return ""
+    if told:  # YES, or none of the two values that the standard has
+        return "it says that identity is burned into its pixels (Burned In Annotation is not NO)"
     if kind := _risky_class(sop_class):
         return f"it is {kind}, and does not say that nothing is burned in"
     if _text(found, CONVERSION):
@@ -65,15 +68,15 @@ def _text(found: Mapping[int, Element], tag: int) -> str:
     return found.get(tag, (b"", b""))[1].decode("latin_1").strip("\0 ")
 
 
-def native_size(found: Mapping[int, Element], encoding: Encoding) -> int:
-    """The length of native Pixel Data by their description (PS3.5 8.1.1), 0 when it does not tell."""
-    order = "big" if encoding.big else "little"
-    bits = 1
-    for tag in (0x00280002, 0x00280010, 0x00280011, 0x00280100):
-        raw = found.get(tag, (b"", b""))[1]
+def native_size(found: Mapping[int, Element], encoding: Encoding, tag: int = PIXEL_DATA) -> int:
+    """The length of native pixels in this element by their description (PS3.5 8.1.1), 0 when it does not tell."""
+    order: Literal["big", "little"] = "big" if encoding.big else "little"
+    bits = _BITS_OF_FLOATS.get(tag, 1)
+    for one in (0x00280002, 0x00280010, 0x00280011, *(() if tag in _BITS_OF_FLOATS else (0x00280100,))):
+        raw = found.get(one, (b"", b""))[1]
         if len(raw) != 2:
             return 0
-        bits *= int.from_bytes(raw, order)  # type: ignore[arg-type]
+        bits *= int.from_bytes(raw, order)
     try:
         frames = int(_text(found, 0x00280008) or "1")
     except ValueError:

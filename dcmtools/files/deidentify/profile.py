@@ -4,6 +4,7 @@ An action is one letter, as in Table E.1-1 (X, Z, D, U, K), or one of ours for w
 
     S  dates moved                   W  harmless words only        P  private block, safe ones stay
     R  another value                 N  a pseudonym                G  graphics, without bitmaps that may be text
+    H  kept unless it holds identity
     Q  a sequence: its items are treated element by element, in one of three moods
            keep    by the rules           dummy   and what no rule names gets a dummy       clean   only harmless words
 """
@@ -61,6 +62,7 @@ class Action(NamedTuple):
 
 KEEP, REMOVE, EMPTY, DUMMY = Action("K"), Action("X"), Action("Z"), Action("D")
 _RECURSE = Action("Q")
+_SEARCHED = Action("H")  # a number, or what should be text and is not written as such
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Profile:
     retain_safe_private: bool = False
     pseudonyms: tuple[str, ...] = ()
     own: Mapping[int, Action] = field(default_factory=dict)
+    searches_numbers: bool = False  # for a look at a result in which nothing but a number can be identity
 
     @cached_property
     def columns(self) -> frozenset[str]:
@@ -126,11 +129,18 @@ class Profile:
         """Longitudinal Temporal Information Modified (0028,0303)."""
         return {"none": "REMOVED", "full": "UNMODIFIED", "modified": "MODIFIED"}[self.retain_dates]
 
-    def action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood = "keep") -> Action:  # noqa: PLR0911 - one line a rule
+    def action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood = "keep") -> Action:
         """What becomes of an element with this VR as it is written ("" where none is) in this sequence (0: in none)."""
-        group, element = tag >> 16, tag & 0xFFFF
         if own := self.own.get(tag):
             return _RECURSE if own.letter == "K" and vr == "SQ" else own
+        action = self._action(tag, vr, parent, sop_class, mood)
+        if action != KEEP or vr in WRITTEN:
+            return action
+        is_number = self.searches_numbers and vr in {"DS", "IS"}
+        return _SEARCHED if is_number or _vr_of(tag) in WRITTEN else action
+
+    def _action(self, tag: int, vr: str, parent: int, sop_class: str, mood: Mood) -> Action:
+        group, element = tag >> 16, tag & 0xFFFF
         if group < 8 or element == 0 or tag == _LENGTH_TO_END:
             return REMOVE  # commands, file meta and directories belong elsewhere; lengths are not true any more
         if group & 1:

@@ -1,5 +1,6 @@
 """Identity in places of which nobody thinks: it is cleaned, or the file is refused, and never let through."""
 
+import re
 from pathlib import Path
 from struct import pack
 
@@ -7,12 +8,12 @@ import pydicom
 import pytest
 
 from dcmtools.files.deidentify.instance import Deidentifier, Settings
-from dcmtools.files.deidentify.profile import Profile
+from dcmtools.files.deidentify.profile import Dates, Profile
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.model.errors import BadData, DcmtoolsError, Refused
 from tests.files.deidentify.markers import Writer, write
 
-KEY = Key(b"k" * 32)
+KEY, BASIC = Key(b"k" * 32), Profile()
 NAME, PATIENT = b"Zwentibold^Quirin", b"ZQ-778899"
 
 
@@ -23,14 +24,14 @@ def run(
     identity = [writer.element(0x00100010, "PN", NAME), writer.element(0x00100020, "LO", PATIENT)]
     given = {writer.tag_of(part) for part in parts}
     data = writer.file(*(part for part in identity if writer.tag_of(part) not in given), *parts, **more)  # type: ignore[arg-type]
-    return deidentified(folder, data)
+    return deidentified(folder, data, profile or BASIC)
 
 
-def deidentified(folder: Path, data: bytes) -> bytes:
+def deidentified(folder: Path, data: bytes, profile: Profile = BASIC) -> bytes:
     target = folder / "target.dcm"
     target.unlink(missing_ok=True)
     try:
-        Deidentifier(KEY, Settings(Profile())).deidentify(write(folder, data), target)
+        Deidentifier(KEY, Settings(profile)).deidentify(write(folder, data), target)
     except DcmtoolsError:
         assert not target.exists()
         raise
@@ -254,3 +255,326 @@ def test_large_values_and_pixels_are_copied_as_they_are(tmp_path: Path) -> None:
 
     assert b"Qwertz" not in result
     assert result.count(pixels) == 2
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec", "name", "text"),
+    [
+        ("ISO_IR 109", "iso8859_3", "Ĉapeĥo^Ĝojŝ", "Ĉapeĥo"),
+        ("ISO_IR 110", "iso8859_4", "Kļaviņš^Jānis", "Kļaviņš"),
+        ("ISO_IR 127", "iso8859_6", "قباني^لنزار", "قباني"),
+        ("ISO_IR 126", "iso8859_7", "Διονυσιος^Παππας", "ΔΙΟΝΥΣΙΟΣ"),
+        ("ISO_IR 138", "iso8859_8", "שרוןכהן^דבורה", "שרוןכהן"),
+        ("ISO_IR 148", "iso8859_9", "Şahinoğlu^Çağrı", "Şahinoğlu"),
+        ("ISO_IR 166", "tis_620", "นามสกุล^ชื่อ", "นามสกุล"),
+        (r"\ISO 2022 IR 87", "iso2022_jp", "Yamada^Tarou=山田^太郎", "山田太郎"),
+        (r"\ISO 2022 IR 149", "euc_kr", "Hong^Gildong=洪^吉洞", "洪吉洞"),
+        ("GB18030", "gb18030", "Wang^XiaoDong=王^小东", "王小东"),
+        ("ISO_IR 100", "latin_1", "Özü^Bé", "Özü"),
+        ("ISO_IR 100", "latin_1", "Weißkopf^Heiner", "coil Weißkopf"),
+        ("ISO_IR 192", "utf-8", "Großmann^Heiner", "Großmann"),
+        ("ISO_IR 192", "utf-8", "Διονυσιος^Παππας", "Διονυσιος"),
+        ("ISO_IR 192", "utf-8", "İstanbullu^Ipek", "İSTANBULLU"),
+        ("ISO_IR 192", "latin_1", "Müllerstr^A", "Müllerstr"),
+    ],
+)
+def test_name_in_any_character_set_is_cleaned_from_texts_in_the_same(
+    charset: str, codec: str, name: str, text: str, tmp_path: Path
+) -> None:
+    writer = Writer()
+    raw, written = text.encode(codec), name.encode(codec)
+    if codec == "euc_kr":  # which is written behind an escape sequence, again after each delimiter (PS3.5 I.2)
+        raw, written = b"\x1b$)C" + raw, re.sub(rb"([=^])(?=[\x80-\xff])", b"\\1\x1b$)C", written)
+
+    result = run(
+        tmp_path, writer.element(0x00080005, "CS", charset.encode()), writer.element(0x00100010, "PN", written),
+        writer.element(0x00080070, "LO", raw),
+    )  # fmt: skip
+
+    assert raw not in result
+    assert pydicom.dcmread(tmp_path / "target.dcm").Manufacturer == "REMOVED"
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00080070, "LO", rb"coil\LIU"),
+        (0x00080070, "LO", b"  LIU   "),
+        (0x00080008, "CS", rb"ORIGINAL\PRIMARY\LIU"),
+        (0x00180022, "CS", rb"4711\SAT"),
+        (0x00180024, "SH", b"^Liu"),
+        (0x00081090, "DS", b"4711"),
+        (0x00081090, "IS", b"4711"),
+        (0x00081090, "AS", b"4711"),
+        (0x00081090, "UN", b"Liu "),
+        (0x00081090, "OB", b"Liu "),
+    ],
+)
+@pytest.mark.parametrize("nested", ["top", "sequence", "UN"])
+def test_short_identity_is_cleaned_wherever_it_is_a_whole_value(
+    tag: int, vr: str, value: bytes, nested: str, tmp_path: Path
+) -> None:
+    writer = Writer()
+    name, patient = writer.element(0x00100010, "PN", b"Liu^Bo"), writer.element(0x00100020, "LO", b"4711")
+    kept = writer.element(tag, vr, value, bare=nested == "UN")
+    if nested != "top":
+        item = pack("<HHI", 0xFFFE, 0xE000, len(kept)) + kept
+        kept = writer.element(0x52009229, "UN" if nested == "UN" else "SQ", item)
+
+    result = run(tmp_path, name, patient, kept)
+
+    assert value not in result
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Quirstedt-Vollbrink^Anna", "coil Quirstedt"),
+        ("Quirstedt-Vollbrink^Anna", "Vollbrink"),
+        ("O'Zwerbolk^Anna", "Zwerbolk"),
+        ("d’Zwerbolk^Anna", "Zwerbolk"),
+        ("van.Zwerbolk^Anna", "Zwerbolk"),
+        ("Zwerbolk(Anneke)", "Anneke"),
+        ("Zwerbolk|Anneke", "Zwerbolk"),
+        ("Zwerbolk:Anneke", "Anneke 2"),
+        ("Zwerbolk2^Anneke", "of Zwerbolk"),
+        ("Zwerbolk&Partner", "Zwerbolk"),
+        ("Ray^Mo", "Mo^Ray"),
+        ("Ray^Mo", "by Mo Ray"),
+        ("Ray^Mo^^Dr", "Mo_Ray"),
+        ("Ray-Mo", "Ray"),
+    ],
+)
+def test_each_part_of_a_compound_name_is_searched_for(name: str, text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00080005, "CS", b"ISO_IR 192"), writer.element(0x00100010, "PN", name.encode()),
+        writer.element(0x00080070, "LO", text.encode()),
+    )  # fmt: skip
+
+    assert text.encode() not in result
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["No.48151623", "Pat.48151623", "4815162301", "1.2.48151623.5", "1.2.3.48151623", "48151623.1.2"],
+)
+def test_identifier_of_digits_is_cleaned_beside_dots_and_before_digits(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100020, "LO", b"48151623"), writer.element(0x00080070, "LO", text.encode())
+    )
+
+    assert b"48151623" not in result
+
+
+@pytest.mark.parametrize("text", ["2.25.481516", "1.2.840.10008.48151.1", "0.48151", r"1\.48151", "481516", "48151.5"])
+def test_identifier_of_digits_is_not_found_in_another_number(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(tmp_path, writer.element(0x00100020, "LO", b"48151"), writer.element(0x00080070, "LO", text.encode()))
+
+    assert text.encode() in result
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "19630417", "19630417120000", "19630417120000.123456", "19630417120000.123456+0100", "1963041712", "1963-04-17",
+        "17.04.1963", "born19630417",
+    ],
+)  # fmt: skip
+def test_birth_date_is_cleaned_in_any_form_of_date_and_time(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100030, "DA", b"19630417"), writer.element(0x00080070, "LO", text.encode())
+    )
+
+    assert text.encode() not in result
+
+
+def test_birth_date_on_the_first_of_january_is_searched_for_but_the_dummy_is_not(tmp_path: Path) -> None:
+    writer = Writer()
+
+    def with_birth_date(date: bytes) -> bytes:
+        text = writer.element(0x00080070, "LO", b"born " + date)
+        return run(tmp_path, writer.element(0x00100030, "DA", date), text)
+
+    assert b"19630101" not in with_birth_date(b"19630101")
+    assert b"born 19000101" in with_birth_date(b"19000101")
+
+
+SHAPE = {0x00280002: 1, 0x00280010: 4, 0x00280011: 4, 0x00280100: 16}
+
+
+@pytest.mark.parametrize("missing", list(SHAPE))
+@pytest.mark.parametrize("text", [NAME + b" ", b"Zwentibold"])
+def test_identity_in_pixels_whose_size_nothing_tells_is_refused(missing: int, text: bytes, tmp_path: Path) -> None:
+    writer = Writer()
+    shape = [writer.element(tag, "US", pack("<H", n)) for tag, n in SHAPE.items() if tag != missing]
+
+    assert run(tmp_path, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32)))
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32) + text))
+
+
+def test_identity_in_pixels_of_fewer_frames_than_told_is_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    shape = [writer.element(tag, "US", pack("<H", n)) for tag, n in SHAPE.items()]
+    frames = writer.element(0x00280008, "IS", b"9")
+
+    assert run(tmp_path, *shape, frames, pixels=writer.element(0x7FE00010, "OW", bytes(32)))
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, *shape, frames, pixels=writer.element(0x7FE00010, "OW", bytes(32) + NAME))
+
+
+@pytest.mark.parametrize(("tag", "vr", "bytes_each"), [(0x7FE00008, "OF", 4), (0x7FE00009, "OD", 8)])
+@pytest.mark.parametrize("others", [b"", Writer().element(0x7FE00010, "OW", bytes(32))])
+def test_identity_beside_floating_point_samples_is_refused(
+    tag: int, vr: str, bytes_each: int, others: bytes, tmp_path: Path
+) -> None:
+    writer = Writer()
+    shape = [writer.element(one, "US", pack("<H", n)) for one, n in SHAPE.items()]
+    samples = bytes(16 * bytes_each)
+
+    assert run(tmp_path, *shape, pixels=writer.element(tag, vr, samples) + others)
+    for value in (samples + b"Zwentibold  ", b"Zwentibold^Quirin   "):
+        with pytest.raises(Refused, match="beside the samples"):
+            run(tmp_path, *shape, pixels=writer.element(tag, vr, value) + others)
+
+
+def test_name_of_four_letters_behind_the_samples_is_refused(tmp_path: Path) -> None:
+    writer = Writer()
+    shape = [writer.element(tag, "US", pack("<H", n)) for tag, n in SHAPE.items()]
+    name = writer.element(0x00100010, "PN", b"Bolk^Quirin")
+
+    with pytest.raises(Refused, match="beside the samples"):
+        run(tmp_path, name, *shape, pixels=writer.element(0x7FE00010, "OW", bytes(32) + b"Bolk"))
+
+
+SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Writer().element(0x00080016, "UI", SECONDARY_CAPTURE),
+        Writer().element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.12.3"),
+        Writer().element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.77.2"),
+        Writer().element(0x00280301, "CS", b"YES"),
+        Writer().element(0x00280301, "CS", b"Y"),
+        Writer().element(0x60000102, "US", pack("<H", 12)),
+    ],
+)
+def test_pixels_that_may_show_identity_are_refused_and_when_allowed_never_called_clean(
+    part: bytes, tmp_path: Path
+) -> None:
+    source = write(tmp_path, Writer().file(Writer().element(0x00100010, "PN", NAME), part))
+    target = tmp_path / "target.dcm"
+
+    with pytest.raises(Refused):
+        Deidentifier(KEY, Settings(Profile())).deidentify(source, target)
+    outcome = Deidentifier(KEY, Settings(Profile(), burned_in="allow")).deidentify(source, target)
+
+    read = pydicom.dcmread(target)
+    assert read.PatientIdentityRemoved == "NO"
+    assert [code.CodeValue for code in read.DeidentificationMethodCodeSequence] == list(outcome.codes) == []
+
+
+def test_secondary_capture_that_says_that_nothing_is_burned_in_passes(tmp_path: Path) -> None:
+    writer = Writer()
+
+    assert run(tmp_path, writer.element(0x00080016, "UI", SECONDARY_CAPTURE), writer.element(0x00280301, "CS", b"NO"))
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_name_that_the_patient_shares_with_a_retained_institution_is_still_searched_for(
+    encoding: str, tmp_path: Path
+) -> None:
+    writer = Writer(encoding)
+    parts = [
+        writer.element(0x00100010, "PN", b"Flobbertyx^Maria"), writer.element(0x00080080, "LO", b"Flobbertyx Kliniek"),
+        writer.element(0x00181250, "SH", b"of Flobbertyx"), writer.element(0x00080070, "LO", b"ACME"),
+    ]  # fmt: skip
+    target = tmp_path / "target.dcm"
+
+    settings = Settings(Profile(retain_institution_identity=True))
+    outcome = Deidentifier(KEY, settings).deidentify(write(tmp_path, writer.file(*parts)), target)
+
+    read = pydicom.dcmread(target)
+    assert outcome.cleaned == ("(0018,1250)",)
+    assert (read.InstitutionName, read.ReceiveCoilName) == ("Flobbertyx Kliniek", "REMOVED")
+    hidden = write(tmp_path, writer.file(*parts, writer.element(0x00281201, "OW", b"Flobbertyx")))
+    with pytest.raises(Refused, match="left in the result"):
+        Deidentifier(KEY, settings).deidentify(hidden, target)
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+@pytest.mark.parametrize("dates", ["full", "modified"])
+def test_newborn_keeps_the_dates_that_the_user_wants(encoding: str, dates: Dates, tmp_path: Path) -> None:
+    writer = Writer(encoding)
+    parts = [
+        writer.element(0x00100030, "DA", b"20110923"), writer.element(0x00080020, "DA", b"20110923"),
+        writer.element(0x0008002A, "DT", b"20110923101112"), writer.element(0x00080070, "LO", b"born 20110923"),
+    ]  # fmt: skip
+
+    run(tmp_path, *parts, writer=writer, profile=Profile(retain_dates=dates))
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert read.Manufacturer == "REMOVED"
+    assert not read.PatientBirthDate
+    assert (read.StudyDate, read.AcquisitionDateTime[:8]) == ("20110923",) * 2 or dates == "modified"
+    hidden = writer.element(0x00281201, "OW", b" 20110923 ")
+    with pytest.raises(Refused, match="left in the result"):
+        run(tmp_path, *parts, hidden, writer=writer, profile=Profile(retain_dates=dates))
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_number_that_is_an_identifier_of_five_digits_is_cleaned(encoding: str, tmp_path: Path) -> None:
+    writer = Writer(encoding)
+    parts = [
+        writer.element(0x00100020, "LO", b"10000"), writer.element(0x00180080, "DS", b"10000"),
+        writer.element(0x00180081, "DS", b"100001"), writer.element(0x00200013, "IS", b"7"),
+    ]  # fmt: skip
+
+    run(tmp_path, *parts, writer=writer)
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert (read.RepetitionTime, read.EchoTime, read.InstanceNumber) == (None, 100001, 7)
+
+
+def test_patient_who_is_called_as_the_program_is_not_refused(tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100010, "PN", b"Dcmtools^A"), writer.element(0x00080070, "LO", b"Dcmtools")
+    )
+
+    assert pydicom.dcmread(tmp_path / "target.dcm").Manufacturer == "REMOVED"
+    assert b"Dcmtools" not in result
+
+
+def test_retained_uid_may_have_the_number_of_the_patient_in_it(tmp_path: Path) -> None:
+    writer = Writer()
+    uid = b"1.2.3.48151623.5"
+    parts = [writer.element(0x00100020, "LO", b"48151623"), writer.element(0x0020000D, "UI", uid)]
+    parts += [writer.element(0x00080018, "UI", uid + b".1"), writer.element(0x00080070, "LO", uid)]
+
+    run(tmp_path, *parts, profile=Profile(retain_uids=True))
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert (read.StudyInstanceUID, read.Manufacturer) == (uid.decode(), "REMOVED")
+
+
+@pytest.mark.parametrize("tag", [0x0040A121, 0x0040A120])
+def test_birth_date_in_the_content_of_a_report_is_no_date_to_retain(tag: int, tmp_path: Path) -> None:
+    writer = Writer()
+    date = writer.element(tag, "DA" if tag == 0x0040A121 else "DT", b"19630417")
+    content = writer.sequence(0x0040A730, writer.item(date))
+    profile = Profile(retain_dates="full", clean_structured_content=True)
+
+    with pytest.raises(Refused, match="left in the result"):
+        run(tmp_path, writer.element(0x00100030, "DA", b"19630417"), content, profile=profile)
