@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from dcmtools.model.keys import BY_TAG, Key
@@ -160,6 +161,7 @@ def encodings(charset: bytes) -> tuple[str, ...]:
     known = _TOGETHER if len(names) > 1 else _ALONE
     if all(name in known for name in names):
         return tuple(known[name] for name in names)
+    whole_pydicom()
     from pydicom.charset import convert_encodings
 
     with quiet():
@@ -182,6 +184,7 @@ def _is_for_text(codec: str) -> bool:
 
 
 def _with_code_extensions(raw: bytes, encodings: tuple[str, ...]) -> str:
+    whole_pydicom()
     from pydicom.charset import decode_bytes
     from pydicom.valuerep import TEXT_VR_DELIMS
 
@@ -190,6 +193,11 @@ def _with_code_extensions(raw: bytes, encodings: tuple[str, ...]) -> str:
             return decode_bytes(raw, list(encodings), TEXT_VR_DELIMS)
         except (LookupError, UnicodeError):
             return raw.decode(_LATIN_1)
+
+
+def whole_pydicom() -> None:
+    """Imports pydicom before a part of it: two threads that begin with two parts may meet each other's half-made."""
+    import_module("pydicom")
 
 
 @contextmanager

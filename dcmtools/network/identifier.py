@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dcmtools.disk.dataset import encoding_of, walk
-from dcmtools.disk.values import decoder_for, encodings
+from dcmtools.disk.values import decoder_for, encodings, whole_pydicom
 from dcmtools.model.keys import QUERY_BY_KEYWORD, QUERY_BY_TAG, Key
 from dcmtools.model.record import Level, Record
 
@@ -89,6 +89,7 @@ def _has(codecs: tuple[str, ...], char: str) -> bool:
 
 
 def _with_code_extensions(text: str, codecs: tuple[str, ...], *, name: bool) -> bytes:
+    whole_pydicom()
     from pydicom.charset import encode_string
     from pydicom.valuerep import PersonName
 

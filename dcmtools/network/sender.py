@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcmtools.disk.part10 import Meta
+from dcmtools.disk.values import whole_pydicom
 from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater, Unavailable
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import NOT_TRIED, Record
@@ -321,6 +322,7 @@ def _proposal(pair: Pair, seen: Iterable[Pair], also: Sequence[str]) -> list[Pai
 
 def _not_accepted(association: Association, meta: Meta) -> Unavailable:
     """What to say of a context that the peer refused: that, and what it would take."""
+    whole_pydicom()
     from pydicom.uid import UID
 
     name, syntax = UID(meta.sop_class).name, TRANSFER_SYNTAXES.get(meta.syntax, meta.syntax)

@@ -2,6 +2,7 @@ import math
 import struct
 import subprocess
 import sys
+import textwrap
 import warnings
 from typing import Any
 
@@ -178,5 +179,35 @@ def test_common_character_sets_need_no_pydicom() -> None:
         "    Decoder(charset).value(BY_KEYWORD['PatientName'], (b'PN', b'Doe^J'))\n"
         "assert not {'pydicom', 'numpy'} & set(sys.modules)\n"
     )
+
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_threads_that_begin_with_different_parts_of_pydicom_both_get_it() -> None:
+    code = textwrap.dedent("""
+        import threading, time
+        from dcmtools.disk.values import encodings
+        failures = []
+
+        def whole():
+            try:
+                from pydicom import dcmread
+            except ImportError as problem:
+                failures.append(problem)
+
+        def part():
+            try:
+                encodings(b"ISO_IR 100\\\\nonsense")
+            except ImportError as problem:
+                failures.append(problem)
+
+        threads = [threading.Thread(target=whole), *(threading.Thread(target=part) for _ in range(4))]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.02)
+        for thread in threads:
+            thread.join()
+        assert not failures, failures
+    """)
 
     subprocess.run([sys.executable, "-c", code], check=True)
