@@ -121,6 +121,8 @@ class View:
             view.execute("BEGIN")
             known = 0
         elif view is None or known is None or size - known > LONGEST:
+            if view is not None:
+                _end_reading(view)  # who reads cannot write
             view = self._caught_up(descriptor)
             known = self._begin(view, descriptor)
         if known is None:
@@ -148,7 +150,12 @@ class View:
 
     def _is_made(self) -> bool:
         """Whether there is a view that would have to be opened only."""
-        return self._view is not None or any(place.exists() for place in places_for(self._journal))
+        return self._view is not None or any(place.exists() for place in self._candidates() if place)
+
+    def _candidates(self) -> list[Path | None]:
+        """Where the view may lie, the place to try first at the front; None is memory."""
+        self._places = self._places or [*places_for(self._journal), None]
+        return self._places
 
     def _nothing(self) -> sqlite3.Connection:
         """A view that has no lines yet: of an index that its tail holds whole."""
@@ -236,12 +243,12 @@ class View:
             self._view = None
 
     def _made_or_found(self, descriptor: int) -> sqlite3.Connection:
-        self._places = self._places or [*places_for(self._journal), None]
-        if self.file is None:
+        file = self._candidates()[0]
+        if file is None:
             self._view = self._in_memory(descriptor)
         else:
-            self._view = opened_view(self.file, lambda view: self._make(view, descriptor))
-            self._identity = _identity(self.file)
+            self._view = opened_view(file, lambda view: self._make(view, descriptor))
+            self._identity = _identity(file)
         return self._view
 
     def _in_memory(self, descriptor: int) -> sqlite3.Connection:

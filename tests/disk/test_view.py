@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dcmtools.disk import view_place
+from dcmtools.disk import view, view_place
 from dcmtools.disk.index import Index
 from dcmtools.disk.view_place import cached_view
 from dcmtools.model.query import Query
@@ -277,3 +277,17 @@ def test_reader_of_another_process_is_never_told_of_other_instances_during_compa
 
     assert other.returncode == 0
     assert list(index.find(Query())) == list(index.scan(Query()))
+
+
+def test_view_stays_where_it_is_when_one_writer_adds_more_than_is_looked_at_in_memory(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "LONGEST", 2000)
+    assert len(list(index.instances())) == 5
+
+    for start in range(5, 105, 20):
+        index.append(inside(index, number) for number in range(start, start + 20))
+        assert len(index.lookup([uid(1, 1, 1, number) for number in range(start + 20)])) == start + 20
+
+    assert index.statistics()["view"] == str(view_of(index))
+    assert not cached_view(index.file).exists()
