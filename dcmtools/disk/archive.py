@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dcmtools.disk.atomic import FOLDER_MODE, TEMPORARY_PREFIX, fsync_folder, link_into, make_folders, temporary_name
+from dcmtools.disk.atomic import (
+    FOLDER_MODE,
+    TEMPORARY_PREFIX,
+    fsync_file,
+    fsync_folder,
+    link_into,
+    make_folders,
+    temporary_name,
+)
 from dcmtools.disk.copying import copy, link
 from dcmtools.disk.header import read_header, read_meta
 from dcmtools.disk.index import Index
@@ -147,7 +155,7 @@ class Archive:
             for temporary, record in items:
                 try:
                     if not synced:
-                        _sync(temporary)
+                        fsync_file(temporary)
                     here = known.setdefault(str(record.get("SOPInstanceUID")), [])
                     outcomes.append(self._place(temporary, record, here, events))
                 except DcmtoolsError as problem:
@@ -229,7 +237,7 @@ class Archive:
     def quarantine(self, temporary: Path, record: Record, cause: str) -> Path:
         """Keeps a file that is no usable instance out of the way, and notes in the index why; its new path."""
         try:
-            _sync(temporary)
+            fsync_file(temporary)
             path, is_new = self._set_aside(temporary, record)
             fsync_folder(path.parent)
         except OSError as problem:
@@ -281,7 +289,7 @@ class Archive:
         aside = temporary.with_name(temporary_name())
         if not link(first, aside):
             copy(first, aside)
-        _sync(aside)
+        fsync_file(aside)
         kept, _ = self._set_aside(aside, older)
         fsync_folder(kept.parent)
         if kept not in map(path_of, known):  # whoever set it aside first may have died before this
@@ -460,14 +468,6 @@ def _is_same(temporary: Path, first: Path) -> bool:
         return same_data_set(temporary, first)
     except BadData:  # what stands there is damaged, or a link: keep the new one too
         return False
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

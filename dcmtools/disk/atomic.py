@@ -86,6 +86,15 @@ def make_folders(folder: Path, mode: int = FOLDER_MODE) -> None:
         fsync_folder(folder.parent)
 
 
+def fsync_file(path: Path) -> None:
+    """Makes what a file holds durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

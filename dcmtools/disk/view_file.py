@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dcmtools.disk.atomic import FILE_MODE, make_folders
+from dcmtools.disk.atomic import FILE_MODE, fsync_file, make_folders
 from dcmtools.disk.lock import open_lock
 from dcmtools.model.errors import BadData, DcmtoolsError
 
@@ -65,12 +65,12 @@ def _made(file: Path, make: Make) -> None:
         view.execute("BEGIN")
         make(view)
         view.execute("COMMIT")
-        _fsync(file)
+        fsync_file(file)
         view.execute("PRAGMA journal_mode = WAL")
         view.execute(f"PRAGMA user_version = {_VERSION}")
     finally:
         view.close()
-    _fsync(file)
+    fsync_file(file)
 
 
 def _is_whole(file: Path) -> bool:
@@ -116,11 +116,3 @@ def _held(file: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _fsync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from pathlib import Path
 from dcmtools.disk.atomic import (
     FOLDER_MODE,
     TEMPORARY_PREFIX,
+    fsync_file,
     fsync_folder,
     link_new,
     make_folders,
@@ -355,7 +356,7 @@ class _Batch:
         try:
             if len(staged) <= _FEW or not sync_file_system(self._target.staging):
                 for path in staged:
-                    _fsync(path)
+                    fsync_file(path)
         except OSError as problem:
             raise from_os(problem, "exporting to", self._target.out) from problem
 
@@ -368,14 +369,6 @@ class _Batch:
         except OSError as problem:
             raise from_os(problem, "exporting to", self._target.out) from problem
         index.append(line for line in lines if os.fspath(path_of(line) or "") not in known)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _same_state(one: Record, other: Record) -> bool:

@@ -164,7 +164,6 @@ class Spliced:
     cleaned: list[str] = field(default_factory=list)  # tags whose text held identity of another element
     spoiled: list[str] = field(default_factory=list)  # tags whose dates could not be moved
     has_overlay_in_pixels: bool = False
-    looked_again: bool = False
     own: list[bytes] = field(default_factory=list)  # what the engine says of itself, which is no identity
 
 
