@@ -43,7 +43,8 @@ class Policy:
     `choose` names the transfer syntax for an abstract syntax out of those proposed, "" when none of them will do,
     None when the abstract syntax is not supported. `peers` are the calling AE titles that may come in, empty for all;
     `hosts` says which addresses may. One host has at most `max_per_host` of the associations; by default a quarter of
-    them, but for this machine itself.
+    them, but for this machine itself. `window` is how many operations a requestor that asks for it may have invoked
+    before the first is answered (PS3.7 D.3.3.3).
     """
 
     ae_title: str
@@ -51,6 +52,7 @@ class Policy:
     check_called: bool = False
     peers: frozenset[str] = frozenset()
     max_pdu: int = MAX_PDU
+    window: int = 1
     hosts: Callable[[str], bool] = lambda _: True
     max_associations: int = 64
     max_per_host: int | None = None
@@ -297,6 +299,7 @@ class Acceptor:
             called=request.called,
             calling=request.calling,
             max_pdu=self.policy.max_pdu,
+            window=(min(request.window[0] or self.policy.window, self.policy.window), 1),
             implementation_class=IMPLEMENTATION_CLASS_UID,
             implementation_version=IMPLEMENTATION_VERSION,
             roles=MappingProxyType(

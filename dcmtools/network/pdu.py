@@ -15,12 +15,15 @@ from dcmtools.model.uids import APPLICATION_CONTEXT
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 HEADER = struct.Struct(">BxI")
 PDV_HEADER = struct.Struct(">IBB")
+_WINDOW = struct.Struct(">HH")
 RELEASE_REQUEST = HEADER.pack(RELEASE_RQ, 4) + bytes(4)
 RELEASE_REPLY = HEADER.pack(RELEASE_RP, 4) + bytes(4)
 
 COMMAND_FLAG, LAST_FLAG = 0x01, 0x02
 # Results of a proposed presentation context (PS3.8 9.3.3.2).
 ACCEPTED, USER_REJECTED, NO_REASON, ABSTRACT_SYNTAX_UNKNOWN, TRANSFER_SYNTAXES_UNKNOWN = range(5)
+# One operation at a time each way: so it is where nobody speaks of it.
+SYNCHRONOUS = (1, 1)
 _NO_ROLES: Mapping[str, tuple[bool, bool]] = MappingProxyType({})
 
 
@@ -46,7 +49,8 @@ class Answer:
 class Negotiation:
     """What A-ASSOCIATE-RQ and -AC share. `max_pdu` is what its sender is ready to receive, 0 for no limit.
 
-    `roles` holds (SCU, SCP) by abstract syntax (PS3.7 D.3.3.4); `unknown` the user items that we do not read.
+    `roles` holds (SCU, SCP) by abstract syntax (PS3.7 D.3.3.4). `window` says how many operations the requestor may
+    have invoked, and how many it performs, before the first is answered, 0 for no limit (PS3.7 D.3.3.3).
     """
 
     called: str
@@ -55,6 +59,7 @@ class Negotiation:
     implementation_class: str = ""
     implementation_version: str = ""
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=lambda: _NO_ROLES)
+    window: tuple[int, int] = SYNCHRONOUS
     application_context: str = APPLICATION_CONTEXT
     identity_requested: bool = False
 
@@ -133,6 +138,8 @@ def presentation_data(body: memoryview) -> Iterator[tuple[int, int, memoryview]]
 
 def _associate(kind: int, common: Negotiation, contexts: bytes) -> bytes:
     user = _item(0x51, struct.pack(">I", common.max_pdu)) + _uid(0x52, common.implementation_class)
+    if common.window != SYNCHRONOUS:
+        user += _item(0x53, _WINDOW.pack(*common.window))
     user += b"".join(
         _item(0x54, struct.pack(">H", len(uid)) + uid.encode("ascii") + bytes((scu, scp)))
         for uid, (scu, scp) in common.roles.items()
@@ -179,12 +186,16 @@ def _common(body: bytes, items: list[tuple[int, bytes]]) -> dict[str, Any]:
     maximum = found.get(0x51, bytes(4))
     if len(maximum) != 4:
         _malformed("a maximum length item that is not four bytes long")
+    window = found.get(0x53, _WINDOW.pack(*SYNCHRONOUS))
+    if len(window) != _WINDOW.size:
+        _malformed("an asynchronous operations window item that is not four bytes long")
     return {
         "called": _text(body[4:20]),
         "calling": _text(body[20:36]),
         "max_pdu": int.from_bytes(maximum, "big"),
         "implementation_class": _text(found.get(0x52, b"")),
         "implementation_version": _text(found.get(0x55, b"")),
+        "window": _WINDOW.unpack(window),
         "roles": MappingProxyType(dict(_role(value) for kind, value in user if kind == 0x54)),
         "application_context": _text(dict(items).get(0x10, b"")),
         "identity_requested": 0x58 in found,

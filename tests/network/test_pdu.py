@@ -23,6 +23,7 @@ def requests(draw: st.DrawFn) -> pdu.Request:
         max_pdu=draw(st.integers(0, 2**32 - 1)),
         implementation_class=draw(UIDS),
         implementation_version=draw(TITLES),
+        window=draw(st.tuples(st.integers(0, 65535), st.integers(0, 65535))),
         roles=draw(st.dictionaries(UIDS, st.tuples(st.booleans(), st.booleans()), max_size=3)),
         contexts=tuple(
             pdu.Proposal(2 * number + 1, abstract, tuple(syntaxes))
@@ -39,6 +40,7 @@ def test_a_request_comes_back_as_it_was(request: pdu.Request) -> None:
 @given(requests())
 def test_pynetdicom_reads_our_request_as_we_meant_it(request: pdu.Request) -> None:
     from pynetdicom.pdu import A_ASSOCIATE_RQ
+    from pynetdicom.pdu_items import AsynchronousOperationsWindowSubItem
 
     theirs = A_ASSOCIATE_RQ()
     theirs.decode(pdu.encode_request(request))
@@ -50,6 +52,10 @@ def test_pynetdicom_reads_our_request_as_we_meant_it(request: pdu.Request) -> No
         (one.context_id, str(one.abstract_syntax), tuple(str(uid) for uid in one.transfer_syntax))
         for one in theirs.presentation_context
     ] == [(one.id, one.abstract, one.syntaxes) for one in request.contexts]
+    windows = [one for one in theirs.user_information.user_data if isinstance(one, AsynchronousOperationsWindowSubItem)]
+    assert [(one.max_operations_invoked, one.max_operations_performed) for one in windows] == (
+        [request.window] if request.window != pdu.SYNCHRONOUS else []
+    )
     assert theirs.encode() == pdu.encode_request(request)
 
 
