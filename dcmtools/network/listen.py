@@ -41,6 +41,8 @@ GRACE = 20.0
 _POLL = 0.2
 # Records are handed on a batch at a time: to wake up for each costs the associations a fifth of their speed.
 _BATCH = 0.02
+# Operations that a peer which asks for it may have outstanding: some come in while others are made durable.
+_WINDOW = 32
 _STORED = frozenset({"received", "present"})
 _RESPONSE = 0x8000
 _NO_SERVICES: Services = MappingProxyType({})
@@ -177,6 +179,8 @@ class Listener:
         try:
             while message := self._next(association):
                 association.busy = True
+                if message.field != commands.C_STORE_RQ:  # whose answers may wait for one another
+                    self._receiver.settle(association)
                 self._handlers.get(message.field, _unrecognized)(association, message)
                 association.busy = False
         finally:
@@ -214,6 +218,7 @@ class Listener:
             ae_title=self.local.ae_title,
             choose=chooser(self._services, options.compression, private=options.private_classes),
             check_called=options.check_called,
+            window=_WINDOW,
             peers=options.peers,
             hosts=options.hosts,
             max_associations=options.max_associations,
