@@ -84,7 +84,10 @@ class Message:
 
 
 class Association:
-    """An open association, on either side of it."""
+    """An open association, on either side of it.
+
+    `window` is how many operations its requestor may have invoked before the first is answered (PS3.7 D.3.3.3).
+    """
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class Association:
         self.contexts: Mapping[int, Context] = {one.id: one for one in contexts}
         self.ours, self.theirs, self.where, self.timeouts = ours, theirs, where, timeouts
         self.id = secrets.token_hex(6)
+        self.window = _window(ours.window[0], theirs.window[0])
         self.open = True
         self.busy = False  # set by a server from the arrival of a message until it was answered
         self._fragment = (theirs.max_pdu - 6) & ~1 if theirs.max_pdu > 8 else _UNLIMITED_FRAGMENT
@@ -253,6 +257,11 @@ class Association:
         """Whether something of the peer's can be read, such as a C-CANCEL; waits for it or for `wake` that long."""
         return bool(self._values) or self.connection.wait(seconds, wake)
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether something of the peer's was read already that nobody has received yet."""
+        return bool(self._values) or self.connection.holds_more
+
     def _arrived(self, context: int, command: Command) -> Message:
         agreed = self.contexts.get(context)
         if agreed is None:
@@ -359,6 +368,11 @@ def proposals(wanted: Sequence[tuple[str, Sequence[str]]]) -> tuple[pdu.Proposal
     return tuple(
         pdu.Proposal(2 * number + 1, abstract, tuple(syntaxes)) for number, (abstract, syntaxes) in enumerate(wanted)
     )
+
+
+def _window(ours: int, theirs: int) -> int:
+    """How many operations are agreed on; 0 means no limit on its side, and one is what none of us goes below."""
+    return min(ours or theirs, theirs or ours) or 1
 
 
 def _became_shorter() -> BadData:

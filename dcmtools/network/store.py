@@ -207,35 +207,37 @@ class _Run:
         self._work(sender)
 
     def _send_all(self, sender: Sender) -> None:
-        """Sends one parcel after the other; the record of each is handed on while the peer has the next in hand."""
+        """Sends one parcel after the other; while the peer has some in hand, the next is made ready."""
         parcel = self._next(wait=True)
         if parcel:
             self._gather()
-        following: Parcel | None = None
-        done: list[tuple[int, Record]] = []
-
-        def ahead() -> None:
-            nonlocal following
-            self._opened.set()
-            self._tell(done)
-            if not following and (following := self._next(wait=False)):
-                sender.prepare(following)
-
         try:
-            while parcel:
-                try:
-                    done.append((parcel.item.number, sender.deliver(parcel, ahead)))
-                finally:
+            while parcel or sender.busy:
+                while parcel and sender.takes(parcel):
+                    leaving, parcel = parcel, None
+                    sender.send(leaving)
+                    self._opened.set()
+                    parcel = self._next(wait=False)
+                self._tell(sender.done)
+                if parcel:
+                    sender.prepare(parcel)
+                sender.settle()
+                if parcel is None:
+                    parcel = self._following(sender)
+                elif self._stopped():
                     parcel.close()
-                if self._stopped():
-                    break
-                if not following:
-                    self._tell(done)
-                parcel, following = following or self._next(wait=True), None
+                    parcel = None
         finally:
-            self._tell(done)
-            if following:
-                following.close()
+            self._tell(sender.done)
+            sender.close()
+            if parcel:
+                parcel.close()
+
+    def _following(self, sender: Sender) -> Parcel | None:
+        """The next parcel, for which there is time to wait when nothing is on its way."""
+        if not sender.busy:
+            self._tell(sender.done)
+        return self._next(wait=not sender.busy)
 
     def _tell(self, done: list[tuple[int, Record]]) -> None:
         """Hands records on to the caller."""

@@ -87,6 +87,11 @@ class Connection:
         """Whether the peer has not said a byte so far."""
         return self._end == 0
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether bytes were read from the socket that no `read` has given yet."""
+        return self._end > self._start
+
     def write(self, parts: Iterable[Part], seconds: float) -> None:
         """Sends all the parts as one stretch of bytes; however many they are, few are held at a time."""
         try:
