@@ -29,6 +29,8 @@ MakeSender = Callable[[Callable[[], list[Pair]], Stop], Sender]
 _AHEAD = 512
 # Seconds: to gather what is at hand before an association is opened, and between two looks at it.
 _GATHER, _LOOK = 0.25, 0.005
+# After so many files of which none was of a new kind, the next is not expected to be.
+_ALIKE = 64
 _POLL = 0.2
 # Records are handed on a batch at a time: to wake up for each takes the processor away from the senders.
 _BATCH = 0.01
@@ -101,7 +103,7 @@ class _Run:
         self._outbox: queue.SimpleQueue[tuple[int, Record] | Exception | None] = queue.SimpleQueue()
         self._fed, self._opened = threading.Event(), threading.Event()
         self._quit, self._over = threading.Event(), threading.Event()
-        self._looked_at = 0
+        self._looked_at = self._newest = 0
         self._broken: Exception | None = None
         self._senders = [
             threading.Thread(
@@ -177,7 +179,9 @@ class _Run:
             record = {**named(item), "state": "skipped", "node": self._present.node.name, "reason": reason}
             self._outbox.put((number, record))
             return
-        self._seen[item.meta.sop_class, item.meta.syntax] = None
+        pair = item.meta.sop_class, item.meta.syntax
+        if pair not in self._seen:
+            self._seen[pair], self._newest = None, number
         self._inbox.put(item)
 
     # The senders
@@ -251,6 +255,8 @@ class _Run:
         before = -1
         while before != self._looked_at and not (self._fed.is_set() or self._inbox.full or time.monotonic() > end):
             before = self._looked_at
+            if before - self._newest >= _ALIKE:
+                break
             self._fed.wait(_LOOK)
 
     def _next(self, *, wait: bool) -> Parcel | None:
