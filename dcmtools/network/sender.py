@@ -80,12 +80,14 @@ class _Outcome:
 
 @dataclass(slots=True)
 class _Errand:
-    """A parcel that is to be brought to the node: since when, how often it left, and how its last try ended."""
+    """A parcel that is to be brought to the node: since when, how often it left, how its last try ended, and when."""
 
     parcel: Parcel
     begun: float
     tries: int = 0
     outcome: _Outcome | None = None
+    association: str = ""
+    ended: float = 0.0
 
     @property
     def pair(self) -> Pair:
@@ -106,10 +108,11 @@ class _Ready:
 class Sender:
     """An association to a node, as long as it lasts, and then the next one. For one thread.
 
-    Whoever has one sends a parcel whenever `takes` says so, settles while it is `busy`, and finds in `done` what is
-    over: the number of each item and its record. Where the node grants a window, several parcels are on their way at
-    once (PS3.7 D.3.3.3), and are answered in any order; else it is a window of one. What was lost, or may pass, is sent
-    again alone: so an instance at which the node breaks off costs nobody beside it more than one try.
+    Whoever has one sends a parcel whenever `takes` says so, settles while it is `busy`, and asks for the records of
+    what is over when there is time for that, which is while the node is busy. Where the node grants a window, several
+    parcels are on their way at once (PS3.7 D.3.3.3), and are answered in any order; else it is a window of one. What
+    was lost, or may pass, is sent again alone: so an instance at which the node breaks off costs nobody beside it more
+    than one try.
 
     `pairs` are the SOP classes and transfer syntaxes seen so far, which a new association proposes together.
     """
@@ -126,12 +129,12 @@ class Sender:
         self._ready: _Ready | None = None
         self._sent: dict[int, _Errand] = {}  # by Message ID: without an answer so far
         self._again: list[_Errand] = []
+        self._over: list[_Errand] = []
         self._alone, self._in_flight, self._due = False, 0, 0
         self._in_a_row = 0
         self._trouble: DcmtoolsError | None = None
         self._rest_until = 0.0
         self.opened = 0
-        self.done: list[tuple[int, Record]] = []
 
     @property
     def busy(self) -> bool:
@@ -182,6 +185,13 @@ class Sender:
             command = self._command(association, parcel)
             parts = association.prepared(context, command, parcel.data)
             self._ready = _Ready(parcel, association, command["MessageID"], parts)
+
+    def records(self) -> list[tuple[int, Record]]:
+        """The number and the record of each item that is over since this was last asked; their files are closed."""
+        over, self._over = self._over, []
+        for one in over:
+            one.parcel.close()
+        return [(one.parcel.item.number, self._record(one)) for one in over]
 
     def close(self) -> None:
         """Gives up what is on its way, and closes its files."""
@@ -312,8 +322,9 @@ class Sender:
         self._note(one, outcome)
 
     def _note(self, one: _Errand, outcome: _Outcome) -> None:
-        one.parcel.close()
-        self.done.append((one.parcel.item.number, self._record(one, outcome)))
+        one.outcome, one.ended = outcome, time.monotonic()
+        one.association = self._association.id if self._association else ""
+        self._over.append(one)
 
     def _context(self, association: Association, parcel: Parcel) -> Context:
         """The context in which a parcel can leave, if need be after it was transcoded."""
@@ -414,15 +425,15 @@ class Sender:
             self._trouble = kind(reason, outcome.problem.advice, cause=outcome.problem.cause)
             self._rest_until = time.monotonic() + _REST
 
-    def _record(self, one: _Errand, outcome: _Outcome) -> Record:
+    def _record(self, one: _Errand) -> Record:
         """The item's record with what became of it."""
-        parcel = one.parcel
+        parcel, outcome = one.parcel, one.outcome or _Outcome("failed")
         record = {**named(parcel.asked), "state": outcome.state, "node": self.node.name}
         if different := parcel.sent_as:
             record["sent_as"] = different
-        if self._association:
-            record["association"] = self._association.id
-        record |= {"tries": one.tries, "ms": round((time.monotonic() - one.begun) * 1000, 1)}
+        if one.association:
+            record["association"] = one.association
+        record |= {"tries": one.tries, "ms": round((one.ended - one.begun) * 1000, 1)}
         if outcome.status:
             record["status"] = outcome.status
         if outcome.reason:

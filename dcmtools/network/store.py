@@ -222,7 +222,7 @@ class _Run:
                     sender.send(leaving)
                     self._opened.set()
                     parcel = self._next(wait=False)
-                self._tell(sender.done)
+                self._tell(sender)
                 if parcel:
                     sender.prepare(parcel)
                 sender.settle()
@@ -232,7 +232,7 @@ class _Run:
                     parcel.close()
                     parcel = None
         finally:
-            self._tell(sender.done)
+            self._tell(sender)
             sender.close()
             if parcel:
                 parcel.close()
@@ -240,14 +240,13 @@ class _Run:
     def _following(self, sender: Sender) -> Parcel | None:
         """The next parcel, for which there is time to wait when nothing is on its way."""
         if not sender.busy:
-            self._tell(sender.done)
+            self._tell(sender)
         return self._next(wait=not sender.busy)
 
-    def _tell(self, done: list[tuple[int, Record]]) -> None:
+    def _tell(self, sender: Sender) -> None:
         """Hands records on to the caller."""
-        for one in done:
+        for one in sender.records():
             self._outbox.put(one)
-        done.clear()
 
     def _gather(self) -> None:
         """Waits a moment for the feeder, so that one association does for all that is at hand."""
