@@ -74,7 +74,7 @@ def store(
     Paths, records on stdin of any level, or what selectors choose from the index: whole studies, or with --level series
     only the series that match. One record an instance tells whether it was sent, with a warning, or failed, and why.
     What the network loses is tried again, what the node refuses is not. --jobs N opens so many associations, one by
-    default. Files are never changed.
+    default. Where the node grants it, up to 32 instances are on their way at once. Files are never changed.
 
     A file in a transfer syntax that the node does not take is decompressed, or with --transcode any even compressed
     with a loss where it takes nothing else; what left instead is told as sent_as. With --commit an instance has failed

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +25,8 @@ MAX_CONTEXTS = 128
 MAX_COMMAND = 64 * 1024
 _PDV = struct.Struct(">BxIIBB")
 _PIECE = 4 << 20
+# Large data sets leave through a buffer that stays in the processor's cache.
+_BUFFER = 256 << 10
 _UNLIMITED_FRAGMENT = 1 << 20
 
 SERVICE_USER, SERVICE_PROVIDER = 0, 2
@@ -84,7 +85,10 @@ class Message:
 
 
 class Association:
-    """An open association, on either side of it."""
+    """An open association, on either side of it.
+
+    `window` is how many operations its requestor may have invoked before the first is answered (PS3.7 D.3.3.3).
+    """
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class Association:
         self.contexts: Mapping[int, Context] = {one.id: one for one in contexts}
         self.ours, self.theirs, self.where, self.timeouts = ours, theirs, where, timeouts
         self.id = secrets.token_hex(6)
+        self.window = _window(ours.window[0], theirs.window[0])
         self.open = True
         self.busy = False  # set by a server from the arrival of a message until it was answered
         self._fragment = (theirs.max_pdu - 6) & ~1 if theirs.max_pdu > 8 else _UNLIMITED_FRAGMENT
@@ -167,17 +172,17 @@ class Association:
                 raise _became_shorter()
             self.send(context, command, data)
             return
-        head, total = self._message(context, command, None, follows=True), length
-        piece = self._fragment * max(1, _PIECE // self._fragment)
-        buffer = memoryview(bytearray(min(piece, length)))
+        self.connection.write(self._message(context, command, None, follows=True), self.timeouts.pdu)
+        buffer = memoryview(bytearray(self._fragment * max(1, _BUFFER // self._fragment)))
+        whole = list(self._fragments(context.id, buffer, last=False))  # which leaves again and again, filled anew
         while length:
-            count = os.preadv(file, [buffer[: min(len(buffer), length)]], offset + total - length)
+            count = os.preadv(file, [buffer[:length]], offset)
             if not count:
                 raise _became_shorter()
-            length -= count
-            fragments = self._fragments(context.id, buffer[:count], last=not length)
-            self.connection.write(chain(head, fragments), self.timeouts.pdu)
-            head = iter(())
+            length, offset = length - count, offset + count
+            full = length and count == len(buffer)
+            parts = whole if full else self._fragments(context.id, buffer[:count], last=not length)
+            self.connection.write(parts, self.timeouts.pdu)
 
     def _message(
         self, context: Context, command: Command, data: bytes | memoryview | None, *, follows: bool = False
@@ -257,6 +262,11 @@ class Association:
     def wait(self, seconds: float = 0, wake: int | None = None) -> bool:
         """Whether something of the peer's can be read, such as a C-CANCEL; waits for it or for `wake` that long."""
         return bool(self._values) or self.connection.wait(seconds, wake)
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether something of the peer's was read already that nobody has received yet."""
+        return bool(self._values) or self.connection.holds_more
 
     def _arrived(self, context: int, command: Command) -> Message:
         agreed = self.contexts.get(context)
@@ -364,6 +374,11 @@ def proposals(wanted: Sequence[tuple[str, Sequence[str]]]) -> tuple[pdu.Proposal
     return tuple(
         pdu.Proposal(2 * number + 1, abstract, tuple(syntaxes)) for number, (abstract, syntaxes) in enumerate(wanted)
     )
+
+
+def _window(ours: int, theirs: int) -> int:
+    """How many operations are agreed on; 0 means no limit on its side, and one is what none of us goes below."""
+    return min(ours or theirs, theirs or ours) or 1
 
 
 def _became_shorter() -> BadData:

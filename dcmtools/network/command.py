@@ -44,16 +44,16 @@ _ROWS = (
     (0x1031, "US", "MoveOriginatorMessageID"),
 )
 _BY_ELEMENT = {element: (vr, keyword) for element, vr, keyword in _ROWS}
+_BY_KEYWORD = {keyword: (element, vr) for element, vr, keyword in _ROWS}
+_SHORT = struct.Struct("<HHIH")
 _ELEMENT = struct.Struct("<HHI")
 _RESPONSE = 0x8000
 
 
 def encode(command: Mapping[str, Any]) -> bytes:
     """The bytes of a command set, its group length first; KeyError for a keyword that the table does not know."""
-    known = [(element, vr, command[keyword]) for element, vr, keyword in _ROWS if keyword in command]
-    if len(known) != len(command):
-        raise KeyError(sorted(set(command) - {keyword for _, _, keyword in _ROWS}))
-    body = b"".join(_encode_element(element, vr, value) for element, vr, value in known)
+    known = sorted((*_BY_KEYWORD[keyword], value) for keyword, value in command.items())
+    body = b"".join([_encode_element(element, vr, value) for element, vr, value in known])
     return _ELEMENT.pack(0, 0, 4) + struct.pack("<I", len(body)) + body
 
 
@@ -90,8 +90,8 @@ def has_data_set(command: Command) -> bool:
 
 def _encode_element(element: int, vr: str, value: Any) -> bytes:
     if vr == "US":
-        raw = struct.pack("<H", value)
-    elif vr == "AT":
+        return _SHORT.pack(0, element, 2, value)
+    if vr == "AT":
         raw = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in value)
     else:
         raw = str(value).encode("ascii", "replace")

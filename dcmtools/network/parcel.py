@@ -127,12 +127,15 @@ class Parcel:
             except BaseException:
                 self.close()
                 raise
+            if self.data is not None:  # many of them may be on their way at once
+                os.close(self._file)
+                self._file = -1
         except OSError as problem:
             raise unread(problem, self.asked) from None
 
     @property
     def file(self) -> int:
-        """The descriptor of the open file."""
+        """The descriptor of a large file, which is open; of what was read at once none is left."""
         return self._file
 
     @property

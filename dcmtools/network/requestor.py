@@ -21,8 +21,11 @@ def request(
     wanted: Sequence[tuple[str, Sequence[str]]],
     *,
     roles: Mapping[str, tuple[bool, bool]] = _NO_ROLES,
+    window: tuple[int, int] = pdu.SYNCHRONOUS,
 ) -> Association:
     """An open association to a node with the contexts wanted, of which it may have accepted any part.
+
+    `window` is how many operations we would like to invoke and perform at once (PS3.7 D.3.3.3).
 
     Raises Unavailable (69), Refused (77), TryLater (75) or ProtocolError (76), each naming the node.
     """
@@ -35,6 +38,7 @@ def request(
         implementation_class=IMPLEMENTATION_CLASS_UID,
         implementation_version=IMPLEMENTATION_VERSION,
         roles=roles,
+        window=window,
         contexts=proposals(wanted),
     )
     timeouts = Timeouts(

@@ -6,7 +6,7 @@ program. It is slower, and holds what it receives in memory.
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class SecondAssociation(Association):
             Context(int(one.context_id or 0), str(one.abstract_syntax), str(one.transfer_syntax[0])) for one in accepted
         )
         self.contexts: Mapping[int, Context] = MappingProxyType({one.id: one for one in contexts})
+        self.window = 1
         self._message_id = 0
 
     def wait(self, seconds: float = 0, wake: int | None = None) -> bool:
@@ -174,25 +175,25 @@ class SecondSender(Sender):
     def _request(self, wanted: Wanted) -> Association:
         return request(self.node, self.local, wanted)
 
-    def _exchange(
-        self, association: Association, context: Context, parcel: Parcel, ahead: Callable[[], None]
-    ) -> Command:
+    def _write(self, association: Association, context: Context, parcel: Parcel) -> int:
+        """Sends a file and waits for the answer, which is kept: pynetdicom knows no other way."""
         del context  # pynetdicom finds it by the file
-        ahead()
         title, number = self.settings.origin or (None, None)
         second: SecondAssociation = association  # type: ignore[assignment]
+        message_id = second.next_message_id()
         try:
-            found = second.link.send_c_store(
-                parcel.item.path, second.next_message_id(), self.settings.priority, title, number
-            )
+            found = second.link.send_c_store(parcel.item.path, message_id, self.settings.priority, title, number)
         except (ValueError, AttributeError, RuntimeError) as problem:
             if not second.link.is_established:
                 raise Closed(f"{self.node.where} ended the association", "try again") from None
             reason = f"pynetdicom cannot send it ({type(problem).__name__})"
             raise BadData(reason, "leave --stack out", cause="not-sent") from problem
-        answer = second.answer(found)
-        self._note_use()
-        return answer
+        self._kept = message_id, second.answer(found)
+        return message_id
+
+    def _answer(self, association: Association) -> tuple[int, Command]:
+        del association
+        return self._kept
 
 
 def _stream(data: bytes) -> Any:

@@ -17,7 +17,7 @@ from dcmtools.model.node import Local, Node
 from dcmtools.model.record import NOT_TRIED, Record
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from dcmtools.network import command as commands
-from dcmtools.network import status
+from dcmtools.network import pdu, status
 from dcmtools.network.association import MAX_CONTEXTS, Association, Context, Released
 from dcmtools.network.command import Command
 from dcmtools.network.parcel import Change, Parcel, named, unread
@@ -39,6 +39,8 @@ LOSSLESS_TARGETS = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5")
 LOSSY_TARGETS = (*LOSSLESS_TARGETS, "1.2.840.10008.1.2.4.91")
 # Seconds before the first retry, doubled for each further one.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+# So many instances on their way at once, and bytes of them in memory, where the node grants it (PS3.7 D.3.3.3).
+_WINDOW, _IN_FLIGHT = 32, 32 << 20
 # Only after so many seconds without traffic is it asked whether the peer has closed the association meanwhile.
 _IDLE = 0.5
 
@@ -76,6 +78,23 @@ class _Outcome:
     lost: int = 0
 
 
+@dataclass(slots=True)
+class _Errand:
+    """A parcel that is to be brought to the node: since when, how often it left, how its last try ended, and when."""
+
+    parcel: Parcel
+    begun: float
+    tries: int = 0
+    outcome: _Outcome | None = None
+    association: str = ""
+    ended: float = 0.0
+
+    @property
+    def pair(self) -> Pair:
+        """What its association must have been asked for."""
+        return _pair(self.parcel)
+
+
 @dataclass(frozen=True, slots=True)
 class _Ready:
     """The message of a parcel for an association, and its Message ID."""
@@ -88,6 +107,12 @@ class _Ready:
 
 class Sender:
     """An association to a node, as long as it lasts, and then the next one. For one thread.
+
+    Whoever has one sends a parcel whenever `takes` says so, settles while it is `busy`, and asks for the records of
+    what is over when there is time for that, which is while the node is busy. Where the node grants a window, several
+    parcels are on their way at once (PS3.7 D.3.3.3), and are answered in any order; else it is a window of one. What
+    was lost, or may pass, is sent again alone: so an instance at which the node breaks off costs nobody beside it more
+    than one try.
 
     `pairs` are the SOP classes and transfer syntaxes seen so far, which a new association proposes together.
     """
@@ -102,34 +127,82 @@ class Sender:
         self._before: set[Pair] = set()
         self._used = 0.0
         self._ready: _Ready | None = None
+        self._sent: dict[int, _Errand] = {}  # by Message ID: without an answer so far
+        self._again: list[_Errand] = []
+        self._over: list[_Errand] = []
+        self._alone, self._in_flight, self._due = False, 0, 0
         self._in_a_row = 0
         self._trouble: DcmtoolsError | None = None
         self._rest_until = 0.0
         self.opened = 0
 
-    def deliver(self, parcel: Parcel, ahead: Callable[[], None]) -> Record:
-        """The record of an instance after it was sent, or could not be; `ahead` is called while the peer is busy.
+    @property
+    def busy(self) -> bool:
+        """Whether a parcel is without its record so far."""
+        return bool(self._sent or self._again)
+
+    def takes(self, parcel: Parcel) -> bool:
+        """Whether a parcel can leave now: nothing is on its way, or the window has room for one more.
+
+        A large one waits until all before it are answered. When its file fails on the way the association must end,
+        and that should cost nobody else's answer.
+        """
+        if not self.busy:
+            return True
+        association = self._association
+        if self._again or self._alone or association is None or len(self._sent) >= association.window:
+            return False
+        small = parcel.data is not None and self._in_flight + parcel.length <= _IN_FLIGHT
+        return small and _pair(parcel) in self._proposed
+
+    def send(self, parcel: Parcel) -> None:
+        """Sends a parcel, which is closed when it is done.
 
         Raises the DcmtoolsError when there has never been an association, unless `each` instance is to hear of it.
         """
-        begun, tries = time.monotonic(), 0
-        if self._trouble and begun < self._rest_until:
-            return self._record(parcel, _Outcome("failed", problem=self._trouble), tries, begun)
-        while True:
-            tries += 1
-            outcome = self._try(parcel, ahead)
-            if not outcome.transient or tries > self.settings.retries or self._stop():
-                break
-            self._pause(tries)
-        if outcome.problem and not (self.opened or self.settings.each):
-            raise outcome.problem
-        self._count(outcome)
-        return self._record(parcel, outcome, tries, begun)
+        self._send(_Errand(parcel, time.monotonic()))
+
+    def settle(self) -> None:
+        """Waits for an answer, and takes those that came with it; when none is due, tries the next one again."""
+        if (association := self._association) and self._sent:
+            self._take(association)
+            while self._sent and association.holds_more:
+                self._take(association)
+        elif self._again:
+            self._pause()
+            again = self._again.pop(0)
+            if self._stop() and again.outcome:
+                self._finish(again, again.outcome)
+            else:
+                self._send(again)
+
+    def prepare(self, parcel: Parcel) -> None:
+        """Makes the message of the next parcel, so that nothing is left to do between two messages but to send it."""
+        association, meta = self._association, parcel.item.meta
+        if association is None or parcel.data is None or (self._ready and self._ready.parcel is parcel):
+            return
+        if context := association.context_for(meta.sop_class, meta.syntax):
+            command = self._command(association, parcel)
+            parts = association.prepared(context, command, parcel.data)
+            self._ready = _Ready(parcel, association, command["MessageID"], parts)
+
+    def records(self) -> list[tuple[int, Record]]:
+        """The number and the record of each item that is over since this was last asked; their files are closed."""
+        over, self._over = self._over, []
+        for one in over:
+            one.parcel.close()
+        return [(one.parcel.item.number, self._record(one)) for one in over]
+
+    def close(self) -> None:
+        """Gives up what is on its way, and closes its files."""
+        for one in (*self._sent.values(), *self._again):
+            one.parcel.close()
+        self._sent, self._again = {}, []
 
     def open(self, pair: Pair) -> Association:
         """The association, opened when there is none that was asked for this pair; DcmtoolsError when that fails."""
         association = self._association
-        if association and pair in self._proposed and not self._gone(association):
+        if association and pair in self._proposed and (self._sent or not self._gone(association)):
             return association
         self.release()
         seen = sorted(self._pairs(), key=self._before.__contains__)
@@ -141,16 +214,6 @@ class Sender:
         self.opened += 1
         return self._association
 
-    def prepare(self, parcel: Parcel) -> None:
-        """Makes the message of the next parcel, so that nothing is left to do between two messages but to send it."""
-        association, meta = self._association, parcel.item.meta
-        if association is None or parcel.data is None:
-            return
-        if context := association.context_for(meta.sop_class, meta.syntax):
-            command = self._command(association, parcel)
-            parts = association.prepared(context, command, parcel.data)
-            self._ready = _Ready(parcel, association, command["MessageID"], parts)
-
     def release(self) -> None:
         """Ends the association in order."""
         if self._association:
@@ -158,7 +221,9 @@ class Sender:
             self._association = None
 
     def _request(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> Association:
-        return request(self.node, self.local, wanted)
+        # Who is not to try again loses one instance with an association, and not all that are on their way.
+        window = (_WINDOW, 1) if self.settings.retries else pdu.SYNCHRONOUS
+        return request(self.node, self.local, wanted, window=window)
 
     def _note_use(self) -> None:
         self._used = time.monotonic()
@@ -177,33 +242,94 @@ class Sender:
         self._association = None
         return True
 
-    def _try(self, parcel: Parcel, ahead: Callable[[], None]) -> _Outcome:
-        meta = parcel.item.meta
+    def _send(self, one: _Errand) -> None:
+        """Sends a parcel, for the first time or once more; what goes wrong at once is settled at once."""
+        if self._trouble and time.monotonic() < self._rest_until:
+            self._note(one, _Outcome("failed", problem=self._trouble))
+            return
+        one.tries += 1
+        self._alone = one.tries > 1
         try:
-            association = self.open((meta.sop_class, meta.syntax))
+            association = self.open(one.pair)
         except DcmtoolsError as problem:
             passing = isinstance(problem, TryLater) or (
                 self.opened > 0 and isinstance(problem, ProtocolError | Unavailable)
             )
-            return _Outcome("failed", problem=problem, transient=passing, lost=_UNREACHED)
-        context = association.context_for(meta.sop_class, meta.syntax)
+            self._judge(one, _Outcome("failed", problem=problem, transient=passing, lost=_UNREACHED))
+            return
         try:
-            if context is None:
-                context = self._transcoded(association, parcel)
+            context = self._context(association, one.parcel)
         except DcmtoolsError as problem:
-            return _Outcome("failed", problem=problem)
+            self._judge(one, _Outcome("failed", problem=problem))
+            return
+        self._give(association, context, one)
+
+    def _give(self, association: Association, context: Context, one: _Errand) -> None:
+        """Writes the message of a parcel; from then on it is on its way."""
         try:
-            return self._told(self._exchange(association, context, parcel, ahead))
+            message_id = self._write(association, context, one.parcel)
         except BadData as problem:  # a large file became shorter when a part of it was away
-            self._drop()
-            return _Outcome("failed", problem=problem)
+            self._break_off(one, problem)
         except OSError as problem:
-            self._drop()
-            return _Outcome("failed", problem=unread(problem, parcel.asked))
+            self._break_off(one, unread(problem, one.parcel.asked))
         except ProtocolError as problem:
-            self._drop()
-            lost = _UNANSWERED if isinstance(problem, TimedOut) else _LOST
-            return _Outcome("failed", problem=problem, transient=True, lost=lost)
+            while self._sent and association.open and association.wait():  # it may have answered before it broke off
+                self._take(association)
+            self._lose(problem, one)
+        else:
+            self._sent[message_id] = one
+            self._in_flight += one.parcel.length
+
+    def _break_off(self, one: _Errand, problem: DcmtoolsError) -> None:
+        """Ends the association in the middle of a message that cannot be ended."""
+        self._judge(one, _Outcome("failed", problem=problem))
+        self._lose(Closed(f"the association with {self.node.where} ended for another file", "try again"))
+
+    def _take(self, association: Association) -> None:
+        """Takes one answer; when there is none but an error, all that is on its way is lost."""
+        try:
+            one, answer = self._answered(association)
+        except ProtocolError as problem:
+            self._lose(problem)
+            return
+        self._note_use()
+        self._in_flight -= one.parcel.length
+        self._judge(one, self._told(answer))
+
+    def _lose(self, problem: ProtocolError, *others: _Errand) -> None:
+        """Ends an association that is of no use any more; what was not answered on it is lost, as the others are."""
+        self._drop()
+        unanswered = [*self._sent.values(), *others]
+        self._sent, self._in_flight = {}, 0
+        lost = _UNANSWERED if isinstance(problem, TimedOut) else _LOST
+        for one in unanswered:
+            self._judge(one, _Outcome("failed", problem=problem, transient=True, lost=lost))
+
+    def _judge(self, one: _Errand, outcome: _Outcome) -> None:
+        """Finishes a parcel after a try, or keeps it for another one."""
+        if not outcome.transient or one.tries > self.settings.retries or self._stop():
+            self._finish(one, outcome)
+            return
+        one.outcome, self._due = outcome, max(self._due, one.tries)
+        self._again.append(one)
+        self._again.sort(key=lambda again: again.parcel.item.number)
+
+    def _finish(self, one: _Errand, outcome: _Outcome) -> None:
+        if outcome.problem and not (self.opened or self.settings.each):
+            one.parcel.close()
+            raise outcome.problem
+        self._count(outcome)
+        self._note(one, outcome)
+
+    def _note(self, one: _Errand, outcome: _Outcome) -> None:
+        one.outcome, one.ended = outcome, time.monotonic()
+        one.association = self._association.id if self._association else ""
+        self._over.append(one)
+
+    def _context(self, association: Association, parcel: Parcel) -> Context:
+        """The context in which a parcel can leave, if need be after it was transcoded."""
+        meta = parcel.item.meta
+        return association.context_for(meta.sop_class, meta.syntax) or self._transcoded(association, parcel)
 
     def _transcoded(self, association: Association, parcel: Parcel) -> Context:
         """The context in which a parcel can leave after it was transcoded; DcmtoolsError when there is none."""
@@ -217,32 +343,39 @@ class Sender:
             return context
         raise _not_accepted(association, parcel.item.meta)
 
-    def _exchange(
-        self, association: Association, context: Context, parcel: Parcel, ahead: Callable[[], None]
-    ) -> Command:
-        """The response to a C-STORE of the file."""
+    def _write(self, association: Association, context: Context, parcel: Parcel) -> int:
+        """Sends the C-STORE of a file; its Message ID.
+
+        No answer is read meanwhile, and the node can write all the same: those to a whole window are some 5 KB, for
+        which there is room on their way even where buffers are at their smallest.
+        """
         ready, self._ready = self._ready, None
         if ready and ready.parcel is parcel and ready.association is association:
-            message_id = ready.message_id
             association.send_prepared(ready.parts)
+            return ready.message_id
+        command = self._command(association, parcel)
+        if parcel.data is None:
+            association.send_file(context, command, parcel.file, parcel.item.meta.offset, parcel.length)
         else:
-            command = self._command(association, parcel)
-            message_id = command["MessageID"]
-            if parcel.data is None:
-                association.send_file(context, command, parcel.file, parcel.item.meta.offset, parcel.length)
-            else:
-                association.send(context, command, parcel.data)
-        ahead()
+            association.send(context, command, parcel.data)
+        return int(command["MessageID"])
+
+    def _answered(self, association: Association) -> tuple[_Errand, Command]:
+        """The next response to a C-STORE, and what was sent with it."""
+        message_id, answer = self._answer(association)
+        if one := self._sent.pop(message_id, None):
+            return one, answer
+        raise ProtocolError(f"{self.node.where} answered something else than the C-STORE", "see its log")
+
+    def _answer(self, association: Association) -> tuple[int, Command]:
+        """The next response, and the Message ID of the request that it answers; 0 when it answers no C-STORE."""
         try:
             message = association.receive()
         except Released:
             association.answer_release()
             raise Closed(f"{self.node.where} released the association instead of answering", "try again") from None
-        answer = message.command
-        if message.field != commands.C_STORE_RSP or answer.get("MessageIDBeingRespondedTo") != message_id:
-            raise ProtocolError(f"{self.node.where} answered something else than the C-STORE", "see its log")
-        self._note_use()
-        return answer
+        is_ours = message.field == commands.C_STORE_RSP
+        return message.command.get("MessageIDBeingRespondedTo", 0) if is_ours else 0, message.command
 
     def _command(self, association: Association, parcel: Parcel) -> Command:
         """The C-STORE-RQ of a parcel (PS3.7 9.1.1)."""
@@ -274,8 +407,11 @@ class Sender:
             self._association.abort()
             self._association = None
 
-    def _pause(self, tries: int) -> None:
-        """Waits for what may pass: longer each time, and not in step with others."""
+    def _pause(self) -> None:
+        """Waits for what may pass, if something came up: longer each time, and not in step with others."""
+        tries, self._due = self._due, 0
+        if not tries:
+            return
         longest = min(_PAUSE * 2 ** (tries - 1), _LONGEST_PAUSE)
         until = time.monotonic() + random.SystemRandom().uniform(longest / 2, longest)
         while not self._stop() and (left := until - time.monotonic()) > 0:
@@ -289,14 +425,15 @@ class Sender:
             self._trouble = kind(reason, outcome.problem.advice, cause=outcome.problem.cause)
             self._rest_until = time.monotonic() + _REST
 
-    def _record(self, parcel: Parcel, outcome: _Outcome, tries: int, begun: float) -> Record:
+    def _record(self, one: _Errand) -> Record:
         """The item's record with what became of it."""
+        parcel, outcome = one.parcel, one.outcome or _Outcome("failed")
         record = {**named(parcel.asked), "state": outcome.state, "node": self.node.name}
         if different := parcel.sent_as:
             record["sent_as"] = different
-        if self._association:
-            record["association"] = self._association.id
-        record |= {"tries": tries, "ms": round((time.monotonic() - begun) * 1000, 1)}
+        if one.association:
+            record["association"] = one.association
+        record |= {"tries": one.tries, "ms": round((one.ended - one.begun) * 1000, 1)}
         if outcome.status:
             record["status"] = outcome.status
         if outcome.reason:
@@ -305,6 +442,11 @@ class Sender:
             record |= {"cause": problem.cause, "reason": problem.reason, "exit_code": problem.exit_code}
             record |= {"advice": problem.advice} if problem.advice else {}
         return record
+
+
+def _pair(parcel: Parcel) -> Pair:
+    """The SOP class and the transfer syntax of a parcel."""
+    return parcel.item.meta.sop_class, parcel.item.meta.syntax
 
 
 def _proposal(pair: Pair, seen: Iterable[Pair], also: Sequence[str]) -> list[Pair]:

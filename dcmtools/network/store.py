@@ -29,6 +29,8 @@ MakeSender = Callable[[Callable[[], list[Pair]], Stop], Sender]
 _AHEAD = 512
 # Seconds: to gather what is at hand before an association is opened, and between two looks at it.
 _GATHER, _LOOK = 0.25, 0.005
+# After so many files of which none was of a new kind, the next is not expected to be.
+_ALIKE = 64
 _POLL = 0.2
 # Records are handed on a batch at a time: to wake up for each takes the processor away from the senders.
 _BATCH = 0.01
@@ -101,7 +103,7 @@ class _Run:
         self._outbox: queue.SimpleQueue[tuple[int, Record] | Exception | None] = queue.SimpleQueue()
         self._fed, self._opened = threading.Event(), threading.Event()
         self._quit, self._over = threading.Event(), threading.Event()
-        self._looked_at = 0
+        self._looked_at = self._newest = 0
         self._broken: Exception | None = None
         self._senders = [
             threading.Thread(
@@ -177,7 +179,9 @@ class _Run:
             record = {**named(item), "state": "skipped", "node": self._present.node.name, "reason": reason}
             self._outbox.put((number, record))
             return
-        self._seen[item.meta.sop_class, item.meta.syntax] = None
+        pair = item.meta.sop_class, item.meta.syntax
+        if pair not in self._seen:
+            self._seen[pair], self._newest = None, number
         self._inbox.put(item)
 
     # The senders
@@ -207,41 +211,42 @@ class _Run:
         self._work(sender)
 
     def _send_all(self, sender: Sender) -> None:
-        """Sends one parcel after the other; the record of each is handed on while the peer has the next in hand."""
+        """Sends one parcel after the other; while the peer has some in hand, the next is made ready."""
         parcel = self._next(wait=True)
         if parcel:
             self._gather()
-        following: Parcel | None = None
-        done: list[tuple[int, Record]] = []
-
-        def ahead() -> None:
-            nonlocal following
-            self._opened.set()
-            self._tell(done)
-            if not following and (following := self._next(wait=False)):
-                sender.prepare(following)
-
         try:
-            while parcel:
-                try:
-                    done.append((parcel.item.number, sender.deliver(parcel, ahead)))
-                finally:
+            while parcel or sender.busy:
+                while parcel and sender.takes(parcel):
+                    leaving, parcel = parcel, None
+                    sender.send(leaving)
+                    self._opened.set()
+                    parcel = self._next(wait=False)
+                self._tell(sender)
+                if parcel:
+                    sender.prepare(parcel)
+                sender.settle()
+                if parcel is None:
+                    parcel = self._following(sender)
+                elif self._stopped():
                     parcel.close()
-                if self._stopped():
-                    break
-                if not following:
-                    self._tell(done)
-                parcel, following = following or self._next(wait=True), None
+                    parcel = None
         finally:
-            self._tell(done)
-            if following:
-                following.close()
+            self._tell(sender)
+            sender.close()
+            if parcel:
+                parcel.close()
 
-    def _tell(self, done: list[tuple[int, Record]]) -> None:
+    def _following(self, sender: Sender) -> Parcel | None:
+        """The next parcel, for which there is time to wait when nothing is on its way."""
+        if not sender.busy:
+            self._tell(sender)
+        return self._next(wait=not sender.busy)
+
+    def _tell(self, sender: Sender) -> None:
         """Hands records on to the caller."""
-        for one in done:
+        for one in sender.records():
             self._outbox.put(one)
-        done.clear()
 
     def _gather(self) -> None:
         """Waits a moment for the feeder, so that one association does for all that is at hand."""
@@ -249,6 +254,8 @@ class _Run:
         before = -1
         while before != self._looked_at and not (self._fed.is_set() or self._inbox.full or time.monotonic() > end):
             before = self._looked_at
+            if before - self._newest >= _ALIKE:
+                break
             self._fed.wait(_LOOK)
 
     def _next(self, *, wait: bool) -> Parcel | None:

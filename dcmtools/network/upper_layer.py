@@ -7,13 +7,12 @@ nothing is copied that need not be.
 """
 
 import contextlib
+import os
 import select
 import socket
 import struct
 import time
-from collections import deque
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeGuard
 
 from dcmtools.model.errors import ProtocolError
@@ -26,7 +25,8 @@ MAX_ASSOCIATE = 1 << 20
 MAX_PDU = 131072
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _KINDS = frozenset(range(pdu.ASSOCIATE_RQ, pdu.ABORT + 1))
-_IOV = 1024
+# What leaves in one system call: as much as a socket may have room for, and no more parts than the kernel takes.
+_STRETCH, _IOV = 512 << 10, 1024
 # Some peers count the headers into the length that they were told; that much more is let pass.
 _SLACK = 1024
 _TLS_ALERT = 0x15
@@ -60,6 +60,8 @@ class Connection:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._plain = not _is_tls(sock)
+        if self._plain:
+            sock.settimeout(0)  # so that its descriptor does not block: whoever waits has a deadline
         tcp = sock.family in {socket.AF_INET, socket.AF_INET6}  # and not a socket pair in a test
         self._quick = _QUICKACK is not None and tcp
         if tcp:
@@ -87,11 +89,15 @@ class Connection:
         """Whether the peer has not said a byte so far."""
         return self._end == 0
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether bytes were read from the socket that no `read` has given yet."""
+        return self._end > self._start
+
     def write(self, parts: Iterable[Part], seconds: float) -> None:
         """Sends all the parts as one stretch of bytes; however many they are, few are held at a time."""
         try:
-            self.socket.settimeout(seconds)
-            self._send(parts)
+            self._send(parts, seconds)
         except TimeoutError:
             raise TimedOut(f"the peer took no data for {seconds:g} s", "see whether it hangs") from None
         except OSError as problem:
@@ -112,21 +118,33 @@ class Connection:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
-    def _send(self, parts: Iterable[Part]) -> None:
+    def _send(self, parts: Iterable[Part], seconds: float) -> None:
         every = iter(parts)
-        while batch := deque(islice(every, _IOV)):
-            if self._plain:
-                self._send_plain(batch)
-            else:
-                self.socket.sendall(b"".join(batch))
+        if self._plain:
+            self._send_plain(every, seconds)
+            return
+        self.socket.settimeout(seconds)
+        while stretch := _stretch(every):
+            self.socket.sendall(b"".join(stretch))
 
-    def _send_plain(self, left: deque[Part]) -> None:
-        while left:
-            sent = self.socket.sendmsg(left)
-            while left and sent >= len(left[0]):
-                sent -= len(left.popleft())
-            if sent:
-                left[0] = memoryview(left[0])[sent:]
+    def _send_plain(self, every: Iterator[Part], seconds: float) -> None:
+        """Writes to the descriptor, which never blocks: one system call a message where the socket would make three."""
+        descriptor = self.socket.fileno()
+        while left := _stretch(every):
+            while left:
+                try:
+                    sent = os.writev(descriptor, left)
+                except BlockingIOError:
+                    self._wait_for_room(descriptor, seconds)
+                    continue
+                left = _less(left, sent)
+
+    @staticmethod
+    def _wait_for_room(descriptor: int, seconds: float) -> None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        if not poll.poll(seconds * 1000):
+            raise TimeoutError
 
     def _check(self, kind: int, length: int) -> None:
         if kind not in _KINDS:
@@ -170,6 +188,27 @@ class Connection:
             grown[:left] = self._buffer[self._start : self._end]
             self._start, self._end = 0, left
             self._buffer, self._view = grown, memoryview(grown)
+
+
+def _stretch(every: Iterator[Part]) -> list[Part]:
+    """The next parts that are to leave in one system call."""
+    stretch: list[Part] = []
+    size = 0
+    for part in every:
+        stretch.append(part)
+        size += len(part)
+        if size >= _STRETCH or len(stretch) == _IOV:
+            break
+    return stretch
+
+
+def _less(parts: list[Part], sent: int) -> list[Part]:
+    """What is left of the parts after so many bytes of them."""
+    for number, part in enumerate(parts):
+        if sent < len(part):
+            return [memoryview(part)[sent:], *parts[number + 1 :]]
+        sent -= len(part)
+    return []
 
 
 def reset(sock: socket.socket) -> None:
