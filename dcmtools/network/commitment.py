@@ -24,6 +24,7 @@ from dcmtools.network import command as commands
 from dcmtools.network import status
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association, Message, Released
+from dcmtools.network.door import Port
 from dcmtools.network.requestor import request
 from dcmtools.network.response import Stop, never, response
 
@@ -181,7 +182,7 @@ class _Desk:
         policy = Policy(ae_title=self.local.ae_title, choose=_choose, max_associations=8)
         port = self.node.listen_port or self.local.port
         try:
-            self._acceptor = Acceptor(self.local.bind, port, policy, self._serve, _ignore)
+            self._acceptor = Acceptor(Port(self.local.bind, port), policy, self._serve, _ignore)
         except DcmtoolsError as problem:
             self._shut = problem
         else:

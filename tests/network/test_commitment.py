@@ -20,6 +20,7 @@ from dcmtools.network import command
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association
 from dcmtools.network.commitment import COMMITMENT, committed
+from dcmtools.network.door import Port
 from dcmtools.network.requestor import request
 from dcmtools.network.store import store
 from tests.builders import uid, write_series
@@ -81,7 +82,7 @@ def archive(report: Report, code: int = 0, **policy: Any) -> Iterator[tuple[Acce
         return EXPLICIT if EXPLICIT in syntaxes else ""
 
     keys = {"ae_title": "PEER", "choose": choose, **policy}
-    acceptor = Acceptor("127.0.0.1", 0, Policy(**keys), serve, lambda _: None)
+    acceptor = Acceptor(Port("127.0.0.1", 0), Policy(**keys), serve, lambda _: None)
     acceptor.start()
     try:
         yield acceptor, asked
