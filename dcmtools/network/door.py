@@ -88,11 +88,14 @@ class Port(Door):
 
 
 class Handed(Door):
-    """One end of a pair of sockets at whose other end `hand_on` is called; `lost` hears of a peer that has gone."""
+    """One end of a pair of sockets at whose other end `hand_on` is called.
 
-    def __init__(self, channel: socket.socket, lost: Callable[[], None]) -> None:
+    `taken` hears of each connection before it is looked at, `lost` of one whose peer has gone since.
+    """
+
+    def __init__(self, channel: socket.socket, taken: Callable[[], None], lost: Callable[[], None]) -> None:
         super().__init__(channel)
-        self._lost = lost
+        self._told, self._lost = taken, lost
 
     def _taken(self) -> tuple[socket.socket, str]:
         os.close(os.dup(self._wake))  # without a descriptor it is better left where it is: else the kernel drops it
@@ -100,6 +103,7 @@ class Handed(Door):
         if not descriptors:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         sock = socket.socket(fileno=descriptors[0])
+        self._told()
         try:
             return sock, _host(sock.getpeername())
         except OSError:

@@ -45,7 +45,7 @@ GRACE = 20.0
 _POLL = 0.2
 # Records are handed on a batch at a time: to wake up for each costs the associations a fifth of their speed.
 _BATCH = 0.02
-_STORED = frozenset({"received", "present"})
+STORED = frozenset({"received", "present"})
 _RESPONSE = 0x8000
 _NO_SERVICES: Services = MappingProxyType({})
 
@@ -208,7 +208,7 @@ class Listener:
         return None if draining else message
 
     def _arrived(self, record: Record) -> None:
-        if record.get("state") in _STORED:
+        if record.get("state") in STORED:
             with self._counting:
                 self.counts["stored"] += 1
                 self._storing.add(str(record.get("association")))

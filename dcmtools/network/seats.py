@@ -79,7 +79,7 @@ class SharedSeats(Seats):
 
     def __init__(self, total: int, per_host: int | None, file: int, row: int = 0) -> None:
         super().__init__(total, per_host)
-        self._file = file
+        self.file = file
         self._memory = mmap.mmap(file, 0)
         self._first = row * total
 
@@ -97,13 +97,13 @@ class SharedSeats(Seats):
                 yield is_mine
             finally:
                 if is_mine:
-                    fcntl.lockf(self._file, fcntl.LOCK_UN)
+                    fcntl.lockf(self.file, fcntl.LOCK_UN)
 
     def _lock(self) -> bool:
         end = time.monotonic() + _PATIENCE
         while True:
             try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 if time.monotonic() >= end:
                     return False

@@ -53,7 +53,7 @@ def start_with(opened: socket.socket, environment: dict[str, str], tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize("options", [()], ids=["alone"])
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["alone", "workers"])
 def test_a_socket_that_was_opened_for_it_is_the_one_it_listens_on_and_outlives_it(
     environment: dict[str, str], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
