@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self
 
 from dcmtools.disk.archive import Archive
 from dcmtools.disk.atomic import make_folders
 from dcmtools.disk.lock import Lock
+from dcmtools.disk.reports import Reports
 from dcmtools.model.errors import DcmtoolsError, Locked, ProtocolError, from_os
 from dcmtools.model.node import Local
 from dcmtools.model.record import Record, event
@@ -28,6 +30,7 @@ from dcmtools.network import status
 from dcmtools.network.acceptance import chooser
 from dcmtools.network.acceptor import COURTESY, Acceptor, Policy
 from dcmtools.network.association import Association, Message, Timeouts
+from dcmtools.network.commitment_report import Report, take
 from dcmtools.network.door import Door, Port
 from dcmtools.network.hosts import Hosts
 from dcmtools.network.receiver import Receiver
@@ -107,7 +110,8 @@ class Listener:
         given: socket.socket | Share | None = None,
     ) -> None:
         self.archive, self.local, self.options, self._purpose = archive, local, options or Options(), purpose
-        self._on_record, self._notice, self._services = on_record, notice, services
+        self._on_record, self._notice = on_record, notice
+        self._services = {**services, commands.N_EVENT_REPORT_RQ: self._take_report} if purpose == LISTENS else services
         self._socket = None if isinstance(given, Share) else given
         self._share = given if isinstance(given, Share) else None
         self._handlers: dict[int, Handler] = {}
@@ -206,6 +210,15 @@ class Listener:
                 return None
             raise
         return None if draining else message
+
+    def _take_report(self, association: Association, message: Message) -> None:
+        """Takes a report of storage commitment for whoever waits for it, and tells of it."""
+        take(association, message, partial(self._keep, association.theirs.calling))
+
+    def _keep(self, node: str, report: Report) -> None:
+        record = report.record(node)
+        Reports(self.archive.root).put(report.transaction, record)
+        self._on_record(record)
 
     def _arrived(self, record: Record) -> None:
         if record.get("state") in STORED:
