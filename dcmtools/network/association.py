@@ -150,7 +150,7 @@ class Association:
 
     def send_each(self, messages: Iterable[tuple[Context, Command]]) -> None:
         """Sends several messages without data sets in one write."""
-        parts = chain.from_iterable(self._message(context, command, None) for context, command in messages)
+        parts = (part for context, command in messages for part in self._message(context, command, None))
         self.connection.write(parts, self.timeouts.pdu)
 
     def prepared(self, context: Context, command: Command, data: bytes | memoryview) -> list[Part]:

@@ -102,8 +102,8 @@ class _Work:
     @property
     def is_full(self) -> bool:
         """Whether no more may wait."""
-        window = min(self.association.ours.window[0] or _TOGETHER, _TOGETHER)
-        return len(self.waiting) >= window or sum(one.file.size for one in self.waiting if one.file) > _MUCH
+        together = min(self.association.window, _TOGETHER)
+        return len(self.waiting) >= together or sum(one.file.size for one in self.waiting if one.file) > _MUCH
 
 
 class Receiver:
