@@ -17,13 +17,13 @@ from dcmtools.model.node import Local, check_ae_title
 from dcmtools.model.record import Record
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
-    from types import FrameType
+    from collections.abc import Callable
+    from queue import SimpleQueue
+    from socket import socket
 
-    from dcmtools.disk.archive import Archive
-    from dcmtools.model.node import Node
     from dcmtools.network.hooks import Commands
-    from dcmtools.network.listen import Services
+    from dcmtools.network.listen import Until
+    from dcmtools.network.worker import Orders
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?\Z", re.IGNORECASE | re.ASCII)
 
@@ -93,6 +93,10 @@ def listen(
     settle: Annotated[
         str, typer.Option(metavar="DUR", help="Settled means that nothing of it came for so long.")
     ] = "60s",
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=64, metavar="N", help="Receive in N processes, for when one core is the limit."),
+    ] = 1,
     once: Annotated[bool, typer.Option("--once", help="End after the first association that stored.")] = False,
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after N instances.")] = None,
     idle_exit: Annotated[
@@ -104,7 +108,9 @@ def listen(
     Instances go into the archive and its index; a sender hears of success when its instance is safely there. The first
     record says where we listen; then comes one for each instance. SIGTERM ends it when what arrives is finished,
     SIGHUP has it read the nodes again. start puts it into the background with the options beside it, stop and status
-    want only --archive; it writes what it has to say to .dcmtools-listen.log in the archive.
+    want only --archive; it writes what it has to say to .dcmtools-listen.log in the archive. With --workers several
+    processes receive at one port; limits, counts and settling hold for all of them together, and one that dies is told
+    of as an error and replaced.
     --index and --dry-run are refused: the archive keeps its own index, and what will come is not known.
 
     Example:
@@ -122,11 +128,11 @@ def listen(
     """
 
     def work(frame: Frame) -> Iterator[Record]:
-        from dcmtools.disk.archive import Archive
         from dcmtools.disk.node_keys import KEYS
         from dcmtools.network.hooks import Hooks
         from dcmtools.network.hosts import among
-        from dcmtools.network.listen import Options, Until, listen
+        from dcmtools.network.listen import Options, Until
+        from dcmtools.network.worker import Orders
 
         if action:
             from dcmtools.cli.service import control
@@ -143,16 +149,20 @@ def listen(
             check_called=called_ae_check,
             max_associations=max_associations,
             max_per_host=max_per_host,
-            tls=_tls(tls_cert, tls_key, tls_ca),
             compression=KEYS["compression"](compression),
             private_classes=private_classes,
             min_free=_size(min_free),
             fsync=fsync == "on",
         )
-        archive = Archive(frame.archive, on_duplicate=on_duplicate)
-        ours = _ours(frame.settings.local, port, aet, bind)
-        signal.signal(signal.SIGHUP, lambda *_: None)  # who has no nodes to read again lives on
-        services = _query_retrieve(frame, archive, ours) if query_retrieve else {}
+        orders = Orders(
+            frame.archive,
+            _ours(frame.settings.local, port, aet, bind),
+            options,
+            on_duplicate=on_duplicate,
+            tls=_tls(tls_cert, tls_key, tls_ca),
+            query_retrieve=query_retrieve,
+            nodes_file=frame.settings.nodes_file,
+        )
         until = Until(once, count, duration(idle_exit) if idle_exit else None)
         hooks = _hooks(on_instance, on_series, on_study, duration(settle))
 
@@ -160,24 +170,41 @@ def listen(
             frame.talk.warning(str(problem))
 
         with Hooks(hooks, notice) as running:
-            for record in listen(
-                archive, ours, options=options, services=services, until=until, stop=frame.stop, notice=notice
-            ):
+            for record in _received(frame, orders, workers, until, notice):
                 running.arrived(record)
                 yield record
 
     run("listen", common, work, events=False, drains=True)
 
 
-def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> "SSLContext | None":
-    """Our side of TLS, None without a certificate."""
+def _received(
+    frame: Frame, orders: "Orders", workers: int, until: "Until", notice: "Callable[[DcmtoolsError], None]"
+) -> Iterator[Record]:
+    """The records of a receiver in this process, or of several in their own; SIGHUP has the nodes read again."""
+    from dcmtools.network.listen import GRACE, listen, received
+    from dcmtools.network.worker import listener_keys
+
+    keys, outdate = listener_keys(orders, notice)  # whatever keeps a receiver from beginning shows here
+    if workers == 1:
+        signal.signal(signal.SIGHUP, lambda *_: outdate())
+        return listen(**keys, until=until, stop=frame.stop, notice=notice)
+    from dcmtools.network.crew import Crew
+
+    def begin(arrived: "SimpleQueue[Record]", sock: "socket | None") -> Crew:
+        crew = Crew(workers, orders, arrived.put, notice, sock=sock)
+        signal.signal(signal.SIGHUP, lambda *_: crew.reload())
+        return crew
+
+    return received(begin, until=until, stop=frame.stop, grace=GRACE)
+
+
+def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> tuple[Path, Path | None, Path | None] | None:
+    """The files of our side of TLS, None without a certificate."""
     if cert is None:
         if key or ca:
             raise UsageError("--tls-key and --tls-ca go with --tls-cert", "give our certificate, too")
         return None
-    from dcmtools.network.tls import server_context
-
-    return server_context(cert, key, ca)
+    return cert, key, ca
 
 
 def _ours(local: Local, port: int | None, aet: str | None, bind: str | None) -> Local:
@@ -207,36 +234,6 @@ def _words(option: str, text: str | None) -> tuple[str, ...]:
     if not words:
         raise UsageError(f"{option} has no command", "name one, or leave it out")
     return words
-
-
-def _query_retrieve(frame: Frame, archive: "Archive", ours: Local) -> "Services":
-    from dcmtools.network.query_retrieve import QueryRetrieve
-
-    nodes = _Nodes(frame)
-    return QueryRetrieve(archive.index, nodes.by_ae_title, ours).handlers
-
-
-class _Nodes:
-    """The nodes that C-MOVE may send to; SIGHUP has them read again, and what cannot be read is not taken."""
-
-    def __init__(self, frame: Frame) -> None:
-        self._frame, self._registry, self._is_outdated = frame, frame.settings.registry, False
-        signal.signal(signal.SIGHUP, self._note)
-
-    def by_ae_title(self, title: str) -> "Node | None":
-        """The node with this AE title, as the files have it now."""
-        from dcmtools.disk.registry import load_registry
-
-        if self._is_outdated:
-            self._is_outdated = False
-            try:
-                self._registry = load_registry(self._frame.settings.nodes_file)
-            except DcmtoolsError as problem:
-                self._frame.talk.warning(f"the nodes stay as they were: {problem}")
-        return self._registry.by_ae_title(title)
-
-    def _note(self, _number: int, _frame: "FrameType | None") -> None:
-        self._is_outdated = True
 
 
 def _size(text: str) -> int:

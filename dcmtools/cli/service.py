@@ -41,7 +41,8 @@ def _required(archive: Path) -> Mapping[str, Any]:
 
 
 def _listening(note: Mapping[str, Any]) -> Record:
-    return event("listening", **{key: note.get(key) for key in ("port", "ae_title", "pid", "since")})
+    workers = {key: note[key] for key in ("workers",) if key in note}
+    return event("listening", **{key: note.get(key) for key in ("port", "ae_title", "pid", "since")}, **workers)
 
 
 def _stopped(archive: Path, stop: Callable[[], bool]) -> Iterator[Record]:

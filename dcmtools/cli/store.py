@@ -78,7 +78,8 @@ def store(
 
     A file in a transfer syntax that the node does not take is decompressed, or with --transcode any even compressed
     with a loss where it takes nothing else; what left instead is told as sent_as. With --commit an instance has failed
-    unless the node reports that it is committed, to us at our own port (or listen_port of the node).
+    unless the node reports that it is committed, to us at our own port (or listen_port of the node), which the listen
+    of our archive may hold.
 
     Example:
         dcmtools store --to PACS --date yesterday --modality SR --level series --quiet > sent.jsonl
@@ -129,7 +130,7 @@ def store(
                 if commit:
                     from dcmtools.network.commitment import committed
 
-                    outcomes = committed(outcomes, node, local, seconds=wait, stop=frame.stop)
+                    outcomes = committed(outcomes, node, local, seconds=wait, archive=frame.archive, stop=frame.stop)
                     senders.callback(outcomes.close)
             yield from _less_strangers(frame, inputs, outcomes)
 

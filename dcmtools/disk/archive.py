@@ -64,8 +64,12 @@ class Incoming:
     folder: Path
 
     def new_path(self) -> Path:
-        """A name in it that nothing has yet."""
-        return self.folder / temporary_name()
+        """A place in it that nothing has yet."""
+        return Path(self.new_name())
+
+    def new_name(self) -> str:
+        """As `new_path`, as text."""
+        return f"{self.folder}/{temporary_name()}"
 
     def make_again(self) -> None:
         """Makes the folder again after somebody removed it; not the archive itself, whose disk may only be away."""
@@ -169,41 +173,33 @@ class Archive:
                 self.index.append_after(lambda: self._news(outcomes, uids, events, folders))
         return outcomes
 
-    def tell(self, committed: Committed, seen: tuple[int, int]) -> Committed:
-        """Appends the line of an instance that was just linked; its folder is synced, and its UID claimed.
+    def tell(
+        self, linked: list[Committed], seen: tuple[int, int], *, sync: bool = True
+    ) -> list[Committed | DcmtoolsError]:
+        """Appends the lines of instances that were just linked; their folders are synced, and their UIDs claimed.
 
-        `seen` is the index's state when it did not know the instance. Where others wrote to it since, its news count.
+        `seen` is the index's state when it did not know them. Where others wrote to it since, its news count. What
+        became of each, in order; an error of the index concerns all and is raised.
         """
-        outcomes: list[Committed | DcmtoolsError] = [committed]
-        uid, folder = str(committed.record["SOPInstanceUID"]), committed.path.parent
+        outcomes: list[Committed | DcmtoolsError] = list(linked)
+        uids = {str(one.record["SOPInstanceUID"]) for one in linked}
 
         def news() -> list[Record]:
-            if self.index_state() == seen:
-                return [committed.record]
-            return self._news(outcomes, {uid}, [], {folder})
+            if self.index.state() == seen or self.index.lacks(uids):
+                return [one.record for one in linked]
+            return self._news(outcomes, uids, [], {one.path.parent for one in linked})
 
-        self.index.append_after(news)
-        (outcome,) = outcomes
-        if isinstance(outcome, DcmtoolsError):
-            raise outcome
-        return outcome
+        self.index.append_after(news, sync=sync)
+        return outcomes
 
-    def claim(self, uid: str) -> AbstractContextManager[None]:
-        """Keeps other threads away from an instance within the block."""
-        return self._claimed({uid})
+    def claim(self, uids: set[str]) -> AbstractContextManager[None]:
+        """Keeps other threads away from instances within the block."""
+        return self._claimed(uids)
 
     def open_folder(self, place: Path) -> int:
         """A descriptor of a folder in the archive, which is made where it is missing."""
         with self._folder(*place.relative_to(self.root).parts) as descriptor:
             return os.dup(descriptor)
-
-    def index_state(self) -> tuple[int, int]:
-        """Which file the index is and how long: it only grows, so what was read of one that is the same still holds."""
-        try:
-            found = os.stat(self.index.file)
-        except FileNotFoundError:
-            return 0, 0
-        return found.st_ino, found.st_size
 
     def add_missing(self, records: Iterable[Record]) -> None:
         """Indexes files that lie in the archive already: whoever put them there may have died before that."""

@@ -6,7 +6,7 @@ folder is synced, then the index line is appended and synced.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,18 @@ _AHEAD = 1 << 20
 class Temporary:
     """A file for an object that is being received, open for writing."""
 
-    path: Path
+    name: str
     descriptor: int
     ahead: bool = True
     size: int = 0
+    is_linked: bool = False  # and the name gone
     _gathered: bytearray = field(default_factory=bytearray)
     _on_its_way: int = 0
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return Path(self.name)
 
     def write(self, *parts: Buffer) -> None:
         """Adds to the file; small parts may wait for others, but for the first, which shows that something comes."""
@@ -69,19 +75,22 @@ class Temporary:
                 self.size, rest = self.size + written, rest[written:]
 
 
+Arrived = tuple[Temporary, Record]
+
+
 class Desk:
     """A way into the archive for one thread; `fsync` says whether data and names are on the disk when it is passed."""
 
     def __init__(self, archive: Archive, incoming: Incoming, *, fsync: bool = True) -> None:
         self._archive, self._incoming, self._fsync = archive, incoming, fsync
         self._next: Temporary | None = None
-        self._folder = -1
+        self._folder, self._is_new = -1, False
         self._place, self._identity = "", (0, 0)
 
     def temporary(self) -> Temporary:
         """An empty file, made ahead if possible."""
         made, self._next = self._next, None
-        if made and not os.path.lexists(made.path):  # somebody tidied it away, or the whole archive
+        if made and not os.path.lexists(made.name):  # somebody tidied it away, or the whole archive
             os.close(made.descriptor)
             made = None
         return made or self._made()
@@ -93,29 +102,74 @@ class Desk:
             with suppress(OSError):  # no room or no descriptors: the next object will say so
                 self._next = self._made()
 
-    def admit(self, file: Temporary, record: Record) -> Committed:
-        """Makes a file that was received part of the archive: durable, under its name, in the index.
+    def admit(self, arrived: Sequence[Arrived]) -> list[Committed | DcmtoolsError]:
+        """Makes files that were received part of the archive: durable, under their names, in the index.
 
-        DiskFull, IOFailure, CannotCreate, TryLater or BadData when it could not be done.
+        What became of each, in order: DiskFull, IOFailure, CannotCreate, TryLater or BadData where it went wrong.
         """
-        archive, uid = self._archive, str(record.get("SOPInstanceUID"))
-        final = archive.path_for(record)
+        outcomes: list[Committed | DcmtoolsError | None] = list(self._synced(arrived))
         try:
-            state = os.fstat(file.descriptor)
-            if self._fsync:
-                os.fsync(file.descriptor)
-            with archive.claim(uid):
-                seen = archive.index_state()
-                if not archive.index.everywhere((uid,)) and self._link(file, final):
-                    place = {**path_keys(final), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
-                    committed = Committed("received", final, {**record, **place, "state": "received"})
-                    return archive.tell(committed, seen)
+            self._admit_new(arrived, outcomes)
+            for number, (file, record) in enumerate(arrived):
+                if outcomes[number] is None:
+                    (outcomes[number],) = self._archive.commit_all([(file.path, record)], synced=True)
+        except DcmtoolsError as problem:
+            return [outcome or problem for outcome in outcomes]
         except OSError as problem:
-            raise from_os(problem, "storing", final) from problem
-        (outcome,) = archive.commit_all([(file.path, record)], synced=True)
-        if isinstance(outcome, DcmtoolsError):
-            raise outcome
-        return outcome
+            told = from_os(problem, "storing in", self._archive.root)
+            return [outcome or told for outcome in outcomes]
+        return [outcome for outcome in outcomes if outcome]
+
+    def _synced(self, arrived: Sequence[Arrived]) -> Iterator[DcmtoolsError | None]:
+        """What went wrong when the data of each were made durable."""
+        if self._fsync and len(arrived) > 1:  # the disk takes them together
+            for file, _ in arrived:
+                file.send_on()
+        for file, _ in arrived:
+            try:
+                if self._fsync:
+                    os.fsync(file.descriptor)
+                yield None
+            except OSError as problem:
+                yield from_os(problem, "storing in", self._archive.root)
+
+    def _admit_new(self, arrived: Sequence[Arrived], outcomes: list[Committed | DcmtoolsError | None]) -> None:
+        """Admits those of which the archive has nothing yet; the others are left."""
+        archive = self._archive
+        first: dict[str, int] = {}
+        for number, (_, record) in enumerate(arrived):
+            first.setdefault(str(record.get("SOPInstanceUID")), number)
+        mine = {uid: number for uid, number in first.items() if outcomes[number] is None}
+        with archive.claim(set(mine)):
+            seen = archive.index.state()
+            if not archive.index.lacks(mine):
+                known = archive.index.everywhere(mine)
+                mine = {uid: number for uid, number in mine.items() if uid not in known}
+            linked: dict[int, Committed] = {}
+            for number in mine.values():
+                outcomes[number] = done = self._linked(*arrived[number])
+                if isinstance(done, Committed):
+                    linked[number], outcomes[number] = done, None
+            self._sync_folder()
+            if linked:
+                told = archive.tell(list(linked.values()), seen, sync=self._fsync)
+                for number, outcome in zip(linked, told, strict=True):
+                    outcomes[number] = outcome
+
+    def _linked(self, file: Temporary, record: Record) -> Committed | DcmtoolsError | None:
+        """The instance under its name; None when that is taken."""
+        final = self._archive.root
+        try:
+            final = self._archive.path_for(record)
+            state = os.fstat(file.descriptor)
+            if not self._link(file, final):
+                return None
+        except DcmtoolsError as problem:
+            return problem
+        except OSError as problem:
+            return from_os(problem, "storing", final)
+        place = {**path_keys(final), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
+        return Committed("received", final, {**record, **place, "state": "received"})
 
     def close(self) -> None:
         """Gives back what is open."""
@@ -125,27 +179,28 @@ class Desk:
         self._leave()
 
     def _made(self) -> Temporary:
-        path = self._incoming.new_path()
+        name = self._incoming.new_name()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            descriptor = os.open(path, flags, FILE_MODE)
+            descriptor = os.open(name, flags, FILE_MODE)
         except FileNotFoundError:
             self._incoming.make_again()
-            descriptor = os.open(path, flags, FILE_MODE)
-        return Temporary(path, descriptor, self._fsync)
+            descriptor = os.open(name, flags, FILE_MODE)
+        return Temporary(name, descriptor, self._fsync)
 
     @staticmethod
     def _remove(file: Temporary) -> None:
         os.close(file.descriptor)
-        with suppress(OSError):
-            os.unlink(file.path)
+        if not file.is_linked:
+            with suppress(OSError):
+                os.unlink(file.name)
 
     def _link(self, file: Temporary, final: Path) -> bool:
-        """Whether the file could be given its name, which is then durable."""
+        """Whether the file could be given its name, which is durable after `_sync_folder`."""
         folder = self._entered(final.parent)
         try:
-            os.link(file.path, final.name, dst_dir_fd=folder, follow_symlinks=False)
-            os.unlink(file.path)
+            os.link(file.name, final.name, dst_dir_fd=folder, follow_symlinks=False)
+            os.unlink(file.name)
         except FileExistsError:
             return False
         except OSError as problem:
@@ -155,15 +210,21 @@ class Desk:
                 link_into(file.path, folder, final.name)
             except FileExistsError:
                 return False
-        if self._fsync:
-            os.fsync(folder)
+        file.is_linked = self._is_new = True
         return True
+
+    def _sync_folder(self) -> None:
+        """Makes the names durable that the open folder got."""
+        if self._is_new and self._fsync:
+            os.fsync(self._folder)
+        self._is_new = False
 
     def _entered(self, place: Path) -> int:
         """The folder, open; that of the last object is taken again if it still is what has that path."""
         name = os.fspath(place)
         if name == self._place and self._is_there(name):
             return self._folder
+        self._sync_folder()
         self._leave()
         self._folder = self._archive.open_folder(place)
         found = os.fstat(self._folder)

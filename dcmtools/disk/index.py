@@ -24,6 +24,9 @@ from dcmtools.model.levels import group
 from dcmtools.model.query import Query
 from dcmtools.model.record import UNIQUE_KEY, Level, Record, decode, encode, name_of, path_keys, pick, type_of
 
+# So many of the instances that we wrote are remembered.
+_MOST = 20_000
+
 
 class Index:
     """The records of an archive, or of files elsewhere; a file that is missing is an empty index.
@@ -43,6 +46,8 @@ class Index:
         self._journal = Journal(self.file)
         self._view = View(self.file, self.root, self._key_of)
         self._follower = Follower(self.file, self._key_of)
+        # The instances of the lines that the journal holds for its own; not before somebody asks.
+        self._written: set[str] | None = None
 
     @property
     def bad_lines(self) -> int:
@@ -59,12 +64,44 @@ class Index:
 
         What a command says of a record (`state`) is not kept, but for a conflict, which is no answer to any query.
         """
-        if lines := self._lines_of(records):
-            self._journal.append(lines)
+        records = list(records)
+        if records:
+            lines = self._lines_of(records)
+            self._journal.append(lambda: self._noted(records, lines))
 
-    def append_after(self, look: Callable[[], Iterable[Record]]) -> None:
-        """As `append`, of the records that `look` gives: it is called while no other writer can add or undo any."""
-        self._journal.append(lambda: self._lines_of(look()))
+    def append_after(self, look: Callable[[], Iterable[Record]], *, sync: bool = True) -> None:
+        """As `append`, of the records that `look` gives: it is called while no other writer can add or undo any.
+
+        Without `sync` they survive our end, but not the machine's.
+        """
+
+        def lines() -> bytes:
+            records = list(look())
+            return self._noted(records, self._lines_of(records))
+
+        self._journal.append(lines, sync=sync)
+
+    def lacks(self, sop_instance_uids: Collection[str]) -> bool:
+        """Whether it has none of these instances at any path, where that can be told at once; else False.
+
+        So it can while nobody but us writes to it: then only what we wrote must be known beside what was looked at.
+        """
+        if self._written is None or len(self._written) > _MOST:
+            with self._journal.alone():
+                self._written = set()
+                self._journal.disown()
+        own = self._journal.own
+        if self.state() != (own.inode, own.end) or not self._written.isdisjoint(sop_instance_uids):
+            return False
+        return self._view.lacks(own.inode, own.start, sop_instance_uids)
+
+    def state(self) -> tuple[int, int]:
+        """Which file it is and how long: it only grows, so what was read of one that is the same still holds."""
+        try:
+            found = os.stat(self.file)
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_ino, found.st_size
 
     def forget(self, records: Iterable[Record]) -> None:
         """Adds a tombstone for each record: it is no longer at its path."""
@@ -238,6 +275,11 @@ class Index:
 
     def _lines_of(self, records: Iterable[Record]) -> bytes:
         return b"".join(encode(self._inward(record)) for record in records)
+
+    def _noted(self, records: list[Record], lines: bytes) -> bytes:
+        if self._written is not None:
+            self._written.update(str(record.get("SOPInstanceUID")) for record in records)
+        return lines
 
     def _inward(self, record: Record) -> Record:
         kept = record.copy()

@@ -3,11 +3,13 @@
 Whoever writes holds a lock beside the file, never one on it: a file that is replaced would take its lock along.
 """
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from dcmtools.disk.atomic import FILE_MODE, fsync_folder, make_folders
 from dcmtools.disk.lock import flock_within, open_lock
@@ -21,18 +23,32 @@ _LONGEST_LINE = 16 << 20
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
+class Span(NamedTuple):
+    """A stretch of a file: its inode, and from which byte to which."""
+
+    inode: int
+    start: int
+    end: int
+
+
 class Journal:
-    """A file of lines to append to. Thread-safe; threads that append at the same time share one write and one sync."""
+    """A file of lines to append to. Thread-safe; threads that append at the same time share one write and one sync.
+
+    `own` is the stretch at the end of the file that was written here, as long as nobody else wrote behind it.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.lock_file = file.with_suffix(".lock")
+        self.own = Span(0, 0, 0)
         self._guard = threading.Lock()
-        self._writing = threading.Lock()
+        self._writing = threading.Lock()  # beside the lock on the file, which is the process's
         self._collected = _Batch()
+        self._is_new = False
+        self._lock, self._open = _Kept(self.lock_file), _Kept(file)
 
-    def append(self, lines: bytes | Callable[[], bytes]) -> None:
-        """Adds whole lines, synced to the disk when this returns.
+    def append(self, lines: bytes | Callable[[], bytes], *, sync: bool = True) -> None:
+        """Adds whole lines, synced to the disk when this returns, unless that is not wanted.
 
         Lines that depend on what the file holds are made by a function, which is called (perhaps in another thread)
         while no other writes: what it reads in the file is durable.
@@ -41,7 +57,8 @@ class Journal:
         with self._guard:
             batch = self._collected
             batch.lines.append(lines)
-        with self._writing:
+            batch.sync |= sync
+        with self.alone():
             if not batch.done:
                 with self._guard:
                     self._collected = _Batch()
@@ -49,12 +66,22 @@ class Journal:
         if batch.problem:
             raise batch.problem
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps the other threads from writing within the block."""
+        with self._writing:
+            yield
+
+    def disown(self) -> None:
+        """Lets `own` begin anew, with what is written next."""
+        self.own = self.own._replace(start=self.own.end)
+
     def _settle(self, batch: "_Batch") -> None:
         batch.done = True
         try:
-            with self.locked():
+            with self._locked():
                 if lines := b"".join(one() if callable(one) else one for one in batch.lines):
-                    self._write(lines)
+                    self._write(lines, sync=batch.sync)
         except DcmtoolsError as problem:
             batch.problem = problem
         except BaseException:
@@ -64,28 +91,65 @@ class Journal:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps all other writers away within the block."""
-        make_folders(self.file.parent)
-        descriptor = open_lock(self.lock_file)
+        with self.alone(), self._locked():
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = self._lock.descriptor(self._lock_made)
+        if not flock_within(descriptor, PATIENCE):
+            reason = f"{self.lock_file} has been held for {PATIENCE:.0f} s"
+            raise Locked(reason, "look for a stopped dcmtools process", **path_keys(self.lock_file))
         try:
-            if not flock_within(descriptor, PATIENCE):
-                reason = f"{self.lock_file} has been held for {PATIENCE:.0f} s"
-                raise Locked(reason, "look for a stopped dcmtools process", **path_keys(self.lock_file))
             yield
         finally:
-            os.close(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
-    def _write(self, lines: bytes) -> None:
+    def _lock_made(self) -> int:
+        make_folders(self.file.parent)
+        return open_lock(self.lock_file)
+
+    def _write(self, lines: bytes, *, sync: bool) -> None:
         try:
-            is_new = not self.file.exists()
-            descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-            try:
-                _add(descriptor, lines, mend(descriptor))
-            finally:
-                os.close(descriptor)
-            if is_new:
+            self._is_new = False
+            descriptor = self._open.descriptor(self._made)
+            state = os.fstat(descriptor)
+            is_ours = (state.st_ino, state.st_size) == (self.own.inode, self.own.end)
+            size = state.st_size if is_ours else mend(descriptor)
+            _add(descriptor, lines, size, sync=sync)
+            self.own = Span(state.st_ino, self.own.start if is_ours else size, size + len(lines))
+            if self._is_new and sync:
                 fsync_folder(self.file.parent)
         except OSError as problem:
             raise from_os(problem, "writing to", self.file) from problem
+
+    def _made(self) -> int:
+        self._is_new = not self.file.exists()
+        return os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+
+
+class _Kept:
+    """A file that stays open from one use to the next, as long as its path still means it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._descriptor = os.fspath(path), -1
+        self._identity = (0, 0)
+
+    def descriptor(self, made: Callable[[], int]) -> int:
+        """The descriptor of what has the path now, opened by `made` where it is not the one we have."""
+        if self._descriptor < 0 or _identity(self._path) != self._identity:
+            self._close()
+            self._descriptor = made()
+            found = os.fstat(self._descriptor)
+            self._identity = (found.st_dev, found.st_ino)
+        return self._descriptor
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    __del__ = _close
 
 
 class _Batch:
@@ -93,8 +157,16 @@ class _Batch:
 
     def __init__(self) -> None:
         self.lines: list[bytes | Callable[[], bytes]] = []
-        self.done = False
+        self.sync = self.done = False
         self.problem: DcmtoolsError | None = None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:  # to open it says why
+        return None
+    return found.st_dev, found.st_ino
 
 
 def mend(descriptor: int) -> int:
@@ -113,12 +185,13 @@ def mend(descriptor: int) -> int:
     return start
 
 
-def _add(descriptor: int, lines: bytes, size: int) -> None:
+def _add(descriptor: int, lines: bytes, size: int, *, sync: bool) -> None:
     left = memoryview(lines)
     try:
         while left:
             left = left[os.write(descriptor, left) :]
-        _sync(descriptor)
+        if sync:
+            _sync(descriptor)
     except BaseException:
         os.ftruncate(descriptor, size)
         raise

@@ -17,7 +17,8 @@ from dcmtools.model.record import path_keys
 
 # Whoever asks for the holder takes a shared lock for an instant: nobody is refused for that.
 _PATIENCE = 0.1
-_PAUSE = 0.01
+# A lock that is held for a write is free in a moment, one that is held for a whole run is not: ask less and less often.
+_SHORTEST, _LONGEST = 0.0001, 0.01
 _MAX_NOTE = 4096
 
 
@@ -112,14 +113,15 @@ def open_lock(path: Path) -> int:
 
 def flock_within(descriptor: int, seconds: float) -> bool:
     """Whether the exclusive lock on a descriptor could be had within so many seconds."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, _SHORTEST
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= end:
                 return False
-            time.sleep(_PAUSE)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
         else:
             return True
 

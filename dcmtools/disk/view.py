@@ -90,6 +90,12 @@ class View:
             places = sorted(select(self._tail, snapshot.view))
             return os.dup(snapshot.descriptor), places
 
+    def lacks(self, inode: int, start: int, uids: Iterable[str]) -> bool:
+        """Whether none of these instances is in the file up to this byte, as far as it was looked at; else False."""
+        with self._guard, self._failures_told():
+            view = self._view if self._view is not None or self._tail.start else self._empty
+            return view is not None and self._tail.reaches(inode, start) and self._tail.lacks(view, uids)
+
     @contextmanager
     def _held(self, bring: Callable[[int], sqlite3.Connection | None]) -> Iterator[Snapshot | None]:
         """A descriptor of the index with the view that `bring` gives of it, in a transaction: neither changes."""

@@ -20,6 +20,7 @@ _OF_UID = (
     "SELECT uid, path, study, series, kind, offset, length FROM instance LEFT JOIN part ON part.id = instance.part"
     " WHERE uid IN ({})"
 )
+_IS_THERE = "SELECT 1 FROM instance WHERE uid = ?"
 
 
 class _File(NamedTuple):
@@ -60,6 +61,19 @@ class Tail:
         """Lets go of everything: the view has it, or another file has taken its place."""
         self._inode = self._start = self._end = self.bad = 0
         self._files, self._at, self._mark = {}, {}, b""
+
+    @property
+    def start(self) -> int:
+        """The byte up to which the view goes."""
+        return self._start
+
+    def reaches(self, inode: int, place: int) -> bool:
+        """Whether all lines of this file up to this byte are here or in the view."""
+        return self._inode == inode and self._end >= place
+
+    def lacks(self, view: sqlite3.Connection, uids: Iterable[str]) -> bool:
+        """Whether none of these instances is, or was, at any path."""
+        return not any(uid in self._files or view.execute(_IS_THERE, (uid,)).fetchone() for uid in uids)
 
     def everywhere(self, view: sqlite3.Connection, uids: Collection[str]) -> Iterator[Place]:
         """Where these instances are, at all their paths."""

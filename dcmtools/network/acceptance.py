@@ -8,6 +8,7 @@ from dcmtools.model.uids import (
     PATIENT_ROOT_FIND,
     PATIENT_ROOT_GET,
     PATIENT_ROOT_MOVE,
+    STORAGE_COMMITMENT,
     STUDY_ROOT_FIND,
     STUDY_ROOT_GET,
     STUDY_ROOT_MOVE,
@@ -16,15 +17,16 @@ from dcmtools.model.uids import (
     storage_class,
 )
 from dcmtools.network.acceptor import Choose
-from dcmtools.network.command import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ
+from dcmtools.network.command import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, N_EVENT_REPORT_RQ
 
 _STANDARD = "1.2.840.10008."
 _UNCOMPRESSED = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-# The SOP classes that come with a service (PS3.4 C.6.1.3, C.6.2.3).
+# The SOP classes that come with a service (PS3.4 C.6.1.3, C.6.2.3, J.3.4).
 _CLASSES = {
     C_FIND_RQ: frozenset({PATIENT_ROOT_FIND, STUDY_ROOT_FIND}),
     C_MOVE_RQ: frozenset({PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE}),
     C_GET_RQ: frozenset({PATIENT_ROOT_GET, STUDY_ROOT_GET}),
+    N_EVENT_REPORT_RQ: frozenset({STORAGE_COMMITMENT}),
 }
 
 

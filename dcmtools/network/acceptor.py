@@ -6,7 +6,6 @@ that thread as well. Running out of descriptors makes the accepting thread wait,
 """
 
 import contextlib
-import errno
 import itertools
 import socket
 import ssl
@@ -17,17 +16,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from dcmtools.model.errors import CannotCreate, DcmtoolsError, ProtocolError, Refused, TryLater
+from dcmtools.model.errors import DcmtoolsError, ProtocolError, Refused, TryLater
 from dcmtools.model.uids import APPLICATION_CONTEXT, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dcmtools.network import pdu
 from dcmtools.network.association import SERVICE_PROVIDER, Association, Context, Released, Timeouts
+from dcmtools.network.door import Door
+from dcmtools.network.seats import Seats
 from dcmtools.network.upper_layer import MAX_PDU, Connection, reset
 
 PERMANENT, TRANSIENT = 1, 2
-_BACKLOG = 128
 _SILENT_FACTOR = 4
-# So many hosts at least can have associations at once.
-_HOSTS = 4
 # Seconds that a peer between two messages has for its release when we close.
 COURTESY = 1.0
 
@@ -61,24 +59,25 @@ class Policy:
 
 
 class Acceptor:
-    """A listening socket, ours or one that was handed over to us, and the associations that came in through it.
+    """A door, and the associations that come in through it.
 
-    `serve` is called in the association's thread and returns at its end; `notice` hears of what went wrong with a peer.
+    `serve` is called in the association's thread and returns at its end; `notice` hears of what went wrong with a peer,
+    `ended` of each connection that is over. `seats` are those of the policy, unless they are shared with others.
     """
 
     def __init__(
         self,
-        bind: str,
-        port: int,
+        door: Door,
         policy: Policy,
         serve: Serve,
         notice: Notice,
         *,
-        sock: socket.socket | None = None,
+        seats: Seats | None = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self.policy, self._serve, self._notice = policy, serve, notice
-        self._socket = sock or _listening(bind, port)
-        self.port: int = self._socket.getsockname()[1]
+        self.policy, self._serve, self._notice, self._ended = policy, serve, notice, ended
+        self._door, self.port = door, door.port
+        self._seats = seats or Seats(policy.max_associations, policy.max_per_host)
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
@@ -96,11 +95,10 @@ class Acceptor:
     def stop_accepting(self) -> None:
         """Closes the door; who is inside stays."""
         self._closing.set()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self._door.shut()
         if self._thread.ident:
             self._thread.join(5)
+        self._door.close()
 
     def drain(self, grace: float) -> bool:
         """Closes the door and lets those inside finish what they have in hand, for at most `grace` seconds.
@@ -144,23 +142,12 @@ class Acceptor:
         return len(self._associations)
 
     def _accept(self) -> None:
-        while not self._closing.is_set():
-            try:
-                sock, address = self._socket.accept()
-            except OSError as problem:
-                if self._closing.is_set():
-                    return
-                # No descriptors or memory: those inside must finish first. Waiting costs nothing, spinning a core.
-                short = problem.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-                if short:
-                    self._make_room()
-                time.sleep(0.1 if short else 0.01)
-                continue
+        for sock, host in self._door.connections(self._make_room):
             self.counts["connections"] += 1
-            host = address[0].removeprefix("::ffff:")  # IPv4 on a socket that takes both
             if not self.policy.hosts(host):
                 self._notice(Refused(f"{host} may not connect", "allow its address", cause="host"))
                 reset(sock)
+                self._ended()
                 continue
             if len(self._connections) >= self.policy.max_associations * (1 + _SILENT_FACTOR):
                 self._make_room()
@@ -203,9 +190,11 @@ class Acceptor:
     def _forget(self, number: int) -> None:
         with self._idle:
             self._connections.pop(number).close()
-            self._hosts.pop(number)
-            self._associations.pop(number, None)
+            host = self._hosts.pop(number)
+            if self._associations.pop(number, None):
+                self._seats.leave(host)
             self._idle.notify_all()
+        self._ended()
 
     def _secured(self, number: int, sock: socket.socket) -> socket.socket:
         sock.settimeout(self.policy.timeouts.acse)
@@ -230,12 +219,15 @@ class Acceptor:
     def _negotiate(self, number: int, connection: Connection, host: str) -> Association | None:
         request = self._requested(connection, host)
         with self._lock:
-            rejection = self._rejection(request, host)
+            rejection = self._rejection(request)
             if not rejection:
                 accept, contexts = self._answer(request)
                 where = f"{request.calling}@{host}"
                 association = Association(connection, contexts, accept, request, where, self.policy.timeouts)
-                self._associations[number] = association
+                if full := self._seats.take(host):
+                    rejection = (TRANSIENT, 3, 2), TryLater(f"{_who(request)}: {full}")
+                else:
+                    self._associations[number] = association
             self.counts["rejections" if rejection else "associations"] += 1
         if rejection:
             connection.write([pdu.encode_reject(*rejection[0])], self.policy.timeouts.acse)
@@ -254,9 +246,9 @@ class Acceptor:
             cause = "nothing-said" if connection.is_silent else problem.cause
             raise ProtocolError(f"{host}: {problem.reason}", problem.advice, cause=cause) from None
 
-    def _rejection(self, request: pdu.Request, host: str) -> tuple[tuple[int, int, int], DcmtoolsError] | None:
+    def _rejection(self, request: pdu.Request) -> tuple[tuple[int, int, int], DcmtoolsError] | None:
         """Result, source and reason of the rejection that a request deserves (PS3.8 9.3.4)."""
-        who = f"association from '{request.calling}' rejected"
+        who = _who(request)
         if request.application_context != APPLICATION_CONTEXT:
             return (PERMANENT, 1, 2), Refused(f"{who}: application context {request.application_context[:64]}")
         if self.policy.check_called and request.called != self.policy.ae_title:
@@ -268,21 +260,7 @@ class Acceptor:
             return (PERMANENT, 1, 3), Refused(
                 f"{who}: it is not among the nodes that may come in", "allow its AE title"
             )
-        if len(self._associations) >= self.policy.max_associations:
-            return (TRANSIENT, 3, 2), TryLater(f"{who}: {self.policy.max_associations} associations are open")
-        if (share := self._share(host)) is not None and self._of_host(host) >= share:
-            return (TRANSIENT, 3, 2), TryLater(f"{who}: its host {host} has {share} associations, which is its share")
         return None
-
-    def _share(self, host: str) -> int | None:
-        """How many associations a host may have; None for as many as there are."""
-        if self.policy.max_per_host is not None:
-            return self.policy.max_per_host
-        is_here = host == "::1" or host.startswith("127.")
-        return None if is_here else max(1, self.policy.max_associations // _HOSTS)
-
-    def _of_host(self, host: str) -> int:
-        return sum(self._hosts.get(number) == host for number in self._associations)
 
     def _answer(self, request: pdu.Request) -> tuple[pdu.Accept, list[Context]]:
         answers, contexts = [], []
@@ -310,6 +288,10 @@ class Acceptor:
         return accept, contexts
 
 
+def _who(request: pdu.Request) -> str:
+    return f"association from '{request.calling}' rejected"
+
+
 def _decoded(kind: int, body: memoryview) -> pdu.Request:
     if kind != pdu.ASSOCIATE_RQ:
         raise ProtocolError(f"the peer sent a PDU of type {kind:02x} where an association request was due")
@@ -320,32 +302,3 @@ def _linger(connection: Connection) -> None:
     """Waits a moment for the peer to close first: closing at once could cost it our last words."""
     with contextlib.suppress(ProtocolError):
         connection.read(2)
-
-
-def _listening(bind: str, port: int) -> socket.socket:
-    """A socket that listens; on IPv6 and IPv4 alike where the machine allows it."""
-    try:
-        if bind:
-            family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-            return socket.create_server((bind, port), family=family, backlog=_BACKLOG)
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
-        return socket.create_server(("", port), backlog=_BACKLOG)
-    except OSError as problem:
-        raise _cannot_listen(problem, bind, port) from None
-
-
-def _cannot_listen(problem: OSError, bind: str, port: int) -> DcmtoolsError:
-    match problem.errno:
-        case errno.EADDRINUSE:
-            return TryLater(
-                f"port {port} is held by another program", "stop it, or choose another with --port", cause="port-in-use"
-            )
-        case errno.EACCES | errno.EPERM:
-            return Refused(
-                f"port {port} needs privileges",
-                "use 11112, or give CAP_NET_BIND_SERVICE (see etc/)",
-                cause="privileged-port",
-            )
-        case _:
-            return CannotCreate(f"cannot listen on {bind or 'any address'} port {port}: {problem.strerror or problem}")

@@ -19,11 +19,10 @@ from dcmtools.disk.lock import holder
 from dcmtools.model.errors import DcmtoolsError, Locked, TryLater
 from dcmtools.model.node import Local
 from dcmtools.model.record import Record, type_of
-from dcmtools.network.listen import LOCK_NAME, Listener, Options
+from dcmtools.network.listen import LISTENS, LOCK_NAME, Listener, Options
 from dcmtools.network.receiver import CONFLICT
 from dcmtools.network.response import Stop, never
 
-LISTENS = "listen"
 _RECEIVES = "move"
 # Seconds between two looks at the index of a listener that is followed, at whether it lives, and at a held port.
 _LOOK, _LIVES, _AGAIN = 0.05, 1.0, 0.5

@@ -10,7 +10,7 @@ import secrets
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -147,6 +147,11 @@ class Association:
     def send(self, context: Context, command: Command, data: bytes | memoryview | None = None) -> None:
         """Sends one message in one write."""
         self.connection.write(self._message(context, command, data), self.timeouts.pdu)
+
+    def send_each(self, messages: Iterable[tuple[Context, Command]]) -> None:
+        """Sends several messages without data sets in one write."""
+        parts = chain.from_iterable(self._message(context, command, None) for context, command in messages)
+        self.connection.write(parts, self.timeouts.pdu)
 
     def prepared(self, context: Context, command: Command, data: bytes | memoryview) -> list[Part]:
         """The message as `send_prepared` sends it: made while the peer is busy, it leaves at once afterwards."""

@@ -1,29 +1,35 @@
 """Storage commitment, push model: the node takes over the responsibility for what it was sent (PS3.4 Annex J).
 
 The request goes over an association of its own. The report may come on it, or on one that the node opens to us: then
-it comes to the port at which the node knows us.
+it comes to the port at which the node knows us, where we listen as long as we wait; or, when the `listen` of our
+archive has that port, to that, which leaves it for us.
 """
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from io import BytesIO
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater
+from dcmtools.disk.lock import holder
+from dcmtools.disk.reports import Reports
+from dcmtools.model.errors import DcmtoolsError, ProtocolError, TryLater
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record, type_of
 from dcmtools.model.uids import (
-    EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    STORAGE_COMMITMENT,
     VERIFICATION,
 )
 from dcmtools.network import command as commands
 from dcmtools.network import status
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association, Message, Released
+from dcmtools.network.commitment_report import REASONS, Report, Results, results_of, take
+from dcmtools.network.door import Port
+from dcmtools.network.listen import LISTENS, LOCK_NAME
 from dcmtools.network.requestor import request
 from dcmtools.network.response import Stop, never, response
 
@@ -32,7 +38,6 @@ if TYPE_CHECKING:
 
     from dcmtools.network.command import Command
 
-COMMITMENT = "1.2.840.10008.1.20.1"
 _WELL_KNOWN = "1.2.840.10008.1.20.1.1"  # PS3.4 J.3.5
 _SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _REQUEST = 1
@@ -41,30 +46,25 @@ _AT_ONCE, _PATIENCE = 500, 10.0
 # Seconds for which the association of the request is kept for the report; many nodes report on another one.
 _KEPT = 5.0
 _LOOK = 0.1
-_LONGEST_REPORT = 64 << 20
 _STORED = frozenset({"sent", "warning", "skipped"})
-# Failure Reason (PS3.3 C.14.1.1).
-_REASONS = {
-    0x0110: "processing failure",
-    0x0112: "it has no such instance",
-    0x0119: "it has the instance under another SOP class",
-    0x0122: "it does not take on this SOP class",
-    0x0131: "the transaction was known already",
-    0x0213: "it has no room for it",
-}
-
-Results = Mapping[str, int]  # SOP Instance UID -> Failure Reason, 0 when it is committed
 
 
 def committed(
-    records: Iterable[Record], node: Node, local: Local, *, seconds: float, stop: Stop = never
+    records: Iterable[Record],
+    node: Node,
+    local: Local,
+    *,
+    seconds: float,
+    archive: Path | None = None,
+    stop: Stop = never,
 ) -> Generator[Record]:
     """The records of `store`, in their order, each stored instance after the node has taken it over or has not.
 
-    `committed` tells which, beside the TransactionUID; what is not committed within so many seconds has failed.
+    `committed` tells which, beside the TransactionUID; what is not committed within so many seconds has failed. Where
+    the `listen` of the archive holds the port to which the node reports, that takes the reports for us.
     """
     with ExitStack() as stack:
-        desk = _Desk(node, local)
+        desk = _Desk(node, local, archive)
         stack.callback(desk.close)
         waiting: list[Record] = []
         since = time.monotonic()
@@ -80,12 +80,13 @@ def committed(
 class _Desk:
     """Where requests go out and reports come in."""
 
-    def __init__(self, node: Node, local: Local) -> None:
-        self.node, self.local = node, local
+    def __init__(self, node: Node, local: Local, archive: Path | None) -> None:
+        self.node, self.local, self._archive = node, local, archive
         self._news = threading.Condition()
-        self._reports: dict[str, dict[str, int]] = {}
+        self._reports: dict[str, Results] = {}
         self._acceptor: Acceptor | None = None
         self._shut: DcmtoolsError | None = None
+        self._left: Reports | None = None  # where the listen of the archive leaves them, which has the port
 
     def close(self) -> None:
         """Takes no more reports."""
@@ -108,24 +109,43 @@ class _Desk:
     def _ask(self, transaction: str, stored: Mapping[str, str], seconds: float, stop: Stop) -> Results:
         self._open()
         deadline = time.monotonic() + seconds
-        with request(self.node, self.local, [(COMMITMENT, _SYNTAXES)]) as association:
-            self._request(association, transaction, stored, stop)
-            until = min(deadline, time.monotonic() + _KEPT)
-            while transaction not in self._reports and time.monotonic() < until and not stop():
-                if association.wait(_LOOK) and not self._take_here(association):
-                    break
-        with self._news:
-            while transaction not in self._reports and time.monotonic() < deadline and not stop():
-                self._news.wait(_LOOK)
+        with self._expected(transaction):
+            with request(self.node, self.local, [(STORAGE_COMMITMENT, _SYNTAXES)]) as association:
+                self._request(association, transaction, stored, stop)
+                until = min(deadline, time.monotonic() + _KEPT)
+                while not self._has(transaction) and time.monotonic() < until and not stop():
+                    if association.wait(_LOOK) and not self._take_here(association):
+                        break
+            with self._news:
+                while not self._has(transaction) and time.monotonic() < deadline and not stop():
+                    self._news.wait(_LOOK)
         if transaction not in self._reports:
             raise self._silent(seconds)
         return self._reports.pop(transaction)
 
+    @contextmanager
+    def _expected(self, transaction: str) -> Iterator[None]:
+        """Has a report kept for us within the block, where another process takes it."""
+        if self._left is None:
+            yield
+            return
+        self._left.expect(transaction)
+        try:
+            yield
+        finally:
+            self._left.forget(transaction)
+
+    def _has(self, transaction: str) -> bool:
+        """Whether the report has come."""
+        if self._left and (found := self._left.get(transaction)):
+            self._reports[transaction] = results_of(found)
+        return transaction in self._reports
+
     def _request(self, association: Association, transaction: str, stored: Mapping[str, str], stop: Stop) -> None:
         """Sends the N-ACTION (PS3.7 10.1.4, PS3.4 J.3.2)."""
-        context = association.require(COMMITMENT, "storage commitment")
+        context = association.require(STORAGE_COMMITMENT, "storage commitment")
         rq: Command = {
-            "RequestedSOPClassUID": COMMITMENT,
+            "RequestedSOPClassUID": STORAGE_COMMITMENT,
             "CommandField": commands.N_ACTION_RQ,
             "MessageID": association.next_message_id(),
             "RequestedSOPInstanceUID": _WELL_KNOWN,
@@ -151,24 +171,18 @@ class _Desk:
         return True
 
     def _take(self, association: Association, message: Message) -> None:
-        """Takes a report and says that it has come (PS3.7 10.1.1, PS3.4 J.3.3); answers an echo, too."""
-        data = association.read_data(_LONGEST_REPORT) if message.has_data else b""
-        code = status.SUCCESS
+        """Takes a report; answers an echo, too."""
         if message.field == commands.N_EVENT_REPORT_RQ:
-            try:
-                transaction, results = _decoded(data, message.context.syntax)
-            except BadData:
-                code = 0x0110
-            else:
-                with self._news:
-                    self._reports[transaction] = results
-                    self._news.notify_all()
-        elif message.field != commands.C_ECHO_RQ:
-            code = status.UNRECOGNIZED_OPERATION
-        kept = ("AffectedSOPClassUID", "AffectedSOPInstanceUID", "EventTypeID")
-        rsp = {key: message.command[key] for key in kept if message.command.get(key)}
-        rsp |= {"CommandField": message.field | 0x8000, "Status": code}
+            take(association, message, self._keep)
+            return
+        code = status.SUCCESS if message.field == commands.C_ECHO_RQ else status.UNRECOGNIZED_OPERATION
+        rsp = {"CommandField": message.field | 0x8000, "Status": code}
         association.send(message.context, {**rsp, "MessageIDBeingRespondedTo": message.command["MessageID"]})
+
+    def _keep(self, report: Report) -> None:
+        with self._news:
+            self._reports[report.transaction] = report.results
+            self._news.notify_all()
 
     def _serve(self, association: Association) -> None:
         while True:
@@ -176,16 +190,24 @@ class _Desk:
 
     def _open(self) -> None:
         """Listens for reports, once; where that cannot be, they may still come on the association of the request."""
-        if self._acceptor or self._shut:
+        if self._acceptor or self._shut or self._left:
             return
         policy = Policy(ae_title=self.local.ae_title, choose=_choose, max_associations=8)
         port = self.node.listen_port or self.local.port
         try:
-            self._acceptor = Acceptor(self.local.bind, port, policy, self._serve, _ignore)
+            self._acceptor = Acceptor(Port(self.local.bind, port), policy, self._serve, _ignore)
         except DcmtoolsError as problem:
-            self._shut = problem
+            self._left = self._left_by_listen(port)
+            self._shut = None if self._left else problem
         else:
             self._acceptor.start()
+
+    def _left_by_listen(self, port: int) -> Reports | None:
+        """Where the listen of our archive leaves reports, if it is that which has the port."""
+        if self._archive is None or not (note := holder(self._archive / LOCK_NAME)):
+            return None
+        is_theirs = note.get("purpose") == LISTENS and note.get("port") == port
+        return Reports(self._archive) if is_theirs else None
 
     def _silent(self, seconds: float) -> DcmtoolsError:
         port = self.node.listen_port or self.local.port
@@ -201,7 +223,7 @@ class _Desk:
         if not problem and code == 0:
             return {**told, "committed": True}
         if not problem:
-            words = "its report says nothing of it" if code is None else _REASONS.get(code, f"reason {code:04X}")
+            words = "its report says nothing of it" if code is None else REASONS.get(code, f"reason {code:04X}")
             kind = TryLater if code == 0x0213 else ProtocolError
             problem = kind(f"{self.node.where} did not commit it: {words}", "send it again", cause="not-committed")
         failed = {"state": "failed", "cause": problem.cause, "reason": problem.reason, "exit_code": problem.exit_code}
@@ -224,7 +246,7 @@ def _new_uid() -> str:
 
 
 def _choose(abstract: str, syntaxes: tuple[str, ...]) -> str | None:
-    if abstract not in {COMMITMENT, VERIFICATION}:
+    if abstract not in {STORAGE_COMMITMENT, VERIFICATION}:
         return None
     return next((one for one in _SYNTAXES if one in syntaxes), "")
 
@@ -253,17 +275,3 @@ def _reference(sop_class: str, instance: str) -> "Dataset":
     made = Dataset()
     made.ReferencedSOPClassUID, made.ReferencedSOPInstanceUID = sop_class, instance
     return made
-
-
-def _decoded(data: bytes, syntax: str) -> tuple[str, dict[str, int]]:
-    """The transaction of a report, and what it says of each instance; BadData when it cannot be read."""
-    from pydicom.filereader import read_dataset
-
-    try:
-        found = read_dataset(BytesIO(data), syntax == IMPLICIT_VR_LITTLE_ENDIAN, syntax != EXPLICIT_VR_BIG_ENDIAN)
-        results = {str(one.ReferencedSOPInstanceUID): 0 for one in found.get("ReferencedSOPSequence") or ()}
-        for one in found.get("FailedSOPSequence") or ():
-            results[str(one.ReferencedSOPInstanceUID)] = int(one.get("FailureReason") or 0x0110)
-        return str(found.TransactionUID), results
-    except Exception as problem:
-        raise BadData("a report of storage commitment that cannot be read") from problem

@@ -11,14 +11,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
 
 from dcmtools.disk.archive import Archive
 from dcmtools.disk.atomic import make_folders
 from dcmtools.disk.lock import Lock
+from dcmtools.disk.reports import Reports
 from dcmtools.model.errors import DcmtoolsError, Locked, ProtocolError, from_os
 from dcmtools.model.node import Local
 from dcmtools.model.record import Record, event
@@ -28,7 +30,11 @@ from dcmtools.network import status
 from dcmtools.network.acceptance import chooser
 from dcmtools.network.acceptor import COURTESY, Acceptor, Policy
 from dcmtools.network.association import Association, Message, Timeouts
+from dcmtools.network.commitment_report import Report, take
+from dcmtools.network.door import Door, Port
+from dcmtools.network.hosts import Hosts
 from dcmtools.network.receiver import Receiver
+from dcmtools.network.seats import Seats
 from dcmtools.network.supervision import Supervisor, inherited_socket
 from dcmtools.network.upper_layer import Closed, TimedOut
 
@@ -37,11 +43,14 @@ Services = Mapping[int, Handler]
 Stop = Callable[[], bool]
 
 LOCK_NAME = ".dcmtools-listen.lock"
+LISTENS = "listen"
 GRACE = 20.0
 _POLL = 0.2
 # Records are handed on a batch at a time: to wake up for each costs the associations a fifth of their speed.
 _BATCH = 0.02
-_STORED = frozenset({"received", "present"})
+# Operations that a peer which asks for it may have outstanding: some come in while others are made durable.
+_WINDOW = 32
+STORED = frozenset({"received", "present"})
 _RESPONSE = 0x8000
 _NO_SERVICES: Services = MappingProxyType({})
 
@@ -56,7 +65,7 @@ class Options:
     """
 
     peers: frozenset[str] = frozenset()
-    hosts: Callable[[str], bool] = lambda _: True
+    hosts: Callable[[str], bool] = field(default_factory=Hosts)
     check_called: bool = False
     max_associations: int = 64
     max_per_host: int | None = None
@@ -68,12 +77,26 @@ class Options:
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(acse=10, pdu=30, idle=60))
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a listener is given that is one of several for one archive: its way in, and whom it tells what.
+
+    `ended` hears of each connection that is over, `released` of each association, and whether it stored anything.
+    """
+
+    door: Door
+    seats: Seats
+    ended: Callable[[], None]
+    released: Callable[[bool], None]
+
+
 class Listener:
     """A port that is open for other nodes, from `with` to its end.
 
     Records of what arrives go to `on_record`, what is wrong with a peer to `notice`; neither may block, for both are
     called by the associations. Locked (75) when another listener has the archive, TryLater (75) when a program holds
-    the port, Refused (77) when we may not have it.
+    the port, Refused (77) when we may not have it. The port may be given as the socket that was opened for us; with a
+    share in what another process has, neither port nor archive are taken.
     """
 
     def __init__(
@@ -85,12 +108,14 @@ class Listener:
         options: Options | None = None,
         services: Services = _NO_SERVICES,
         notice: Callable[[DcmtoolsError], None] = lambda _: None,
-        purpose: str = "listen",
-        sock: socket.socket | None = None,
+        purpose: str = LISTENS,
+        given: socket.socket | Share | None = None,
     ) -> None:
         self.archive, self.local, self.options, self._purpose = archive, local, options or Options(), purpose
-        self._on_record, self._notice, self._services = on_record, notice, services
-        self._socket = sock
+        self._on_record, self._notice = on_record, notice
+        self._services = {**services, commands.N_EVENT_REPORT_RQ: self._take_report} if purpose == LISTENS else services
+        self._socket = None if isinstance(given, Share) else given
+        self._share = given if isinstance(given, Share) else None
         self._handlers: dict[int, Handler] = {}
         self._storing: set[str] = set()
         self._counting = threading.Lock()
@@ -98,14 +123,8 @@ class Listener:
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._make_archive()
         with ExitStack() as stack:
-            is_chosen = self.local.port and self._socket is None
-            if not is_chosen:  # what the system chose stands in the lock
-                self._acceptor = self._bound(stack)
-            self._take_archive(stack, self.local.port if is_chosen else self._acceptor.port)
-            if is_chosen:
-                self._acceptor = self._bound(stack)
+            self._acceptor = self._opened(stack)
             options = self.options
             receiver = Receiver(self.archive, self._arrived, min_free=options.min_free, fsync=options.fsync)
             self._receiver = stack.enter_context(receiver)
@@ -115,25 +134,11 @@ class Listener:
             self._stack = stack.pop_all()
         return self
 
-    def _make_archive(self) -> None:
-        try:
-            make_folders(self.archive.root)
-        except OSError as problem:
-            raise from_os(problem, "making the archive", self.archive.root) from problem
-
-    def _take_archive(self, stack: ExitStack, port: int) -> None:
-        lock = Lock(self.archive.root / LOCK_NAME, self._purpose, ae_title=self.local.ae_title, port=port)
-        try:
-            stack.enter_context(lock)
-        except Locked as problem:
-            holder = problem.where.get("holder", {})
-            what, pid, title, number = (holder.get(key, "?") for key in ("purpose", "pid", "ae_title", "port"))
-            reason = f"{self.archive.root} has a receiver already: {what}, process {pid}, {title} on port {number}"
-            raise Locked(reason, "wait for its end, stop it, or use another archive", **problem.where) from None
-
-    def _bound(self, stack: ExitStack) -> Acceptor:
-        local, policy = self.local, self._policy()
-        acceptor = Acceptor(local.bind, local.port, policy, self._serve, self._notice, sock=self._socket)
+    def _opened(self, stack: ExitStack) -> Acceptor:
+        if (share := self._share) is not None:
+            return Acceptor(share.door, self._policy(), self._serve, self._notice, seats=share.seats, ended=share.ended)
+        door = stack.enter_context(opened(self.archive, self.local, self._socket, self._purpose))
+        acceptor = Acceptor(door, self._policy(), self._serve, self._notice)
         stack.callback(acceptor.stop_accepting)
         return acceptor
 
@@ -162,6 +167,11 @@ class Listener:
         """The seconds since there was an association."""
         return 0.0 if self.active else time.monotonic() - self._last
 
+    @property
+    def is_well(self) -> bool:
+        """Whether all that serves associations is alive: here it is our own process."""
+        return True
+
     def drain(self, grace: float = GRACE) -> bool:
         """Closes the port and lets the objects in hand be finished; whether none had to be cut short."""
         return self._acceptor.drain(grace)
@@ -177,15 +187,19 @@ class Listener:
         try:
             while message := self._next(association):
                 association.busy = True
+                if message.field != commands.C_STORE_RQ:  # whose answers may wait for one another
+                    self._receiver.settle(association)
                 self._handlers.get(message.field, _unrecognized)(association, message)
                 association.busy = False
         finally:
             self._receiver.end(association)
             self._last = time.monotonic()
             with self._counting:
-                if association.id in self._storing:
-                    self._storing.discard(association.id)
-                    self.counts["storing associations"] += 1
+                has_stored = association.id in self._storing
+                self._storing.discard(association.id)
+                self.counts["storing associations"] += has_stored
+            if self._share:
+                self._share.released(has_stored)
 
     def _next(self, association: Association) -> Message | None:
         """The next message; None when the peer says nothing, or says something more although we close."""
@@ -201,8 +215,17 @@ class Listener:
             raise
         return None if draining else message
 
+    def _take_report(self, association: Association, message: Message) -> None:
+        """Takes a report of storage commitment for whoever waits for it, and tells of it."""
+        take(association, message, partial(self._keep, association.theirs.calling))
+
+    def _keep(self, node: str, report: Report) -> None:
+        record = report.record(node)
+        Reports(self.archive.root).put(report.transaction, record)
+        self._on_record(record)
+
     def _arrived(self, record: Record) -> None:
-        if record.get("state") in _STORED:
+        if record.get("state") in STORED:
             with self._counting:
                 self.counts["stored"] += 1
                 self._storing.add(str(record.get("association")))
@@ -214,6 +237,7 @@ class Listener:
             ae_title=self.local.ae_title,
             choose=chooser(self._services, options.compression, private=options.private_classes),
             check_called=options.check_called,
+            window=_WINDOW,
             peers=options.peers,
             hosts=options.hosts,
             max_associations=options.max_associations,
@@ -221,6 +245,58 @@ class Listener:
             tls=options.tls,
             timeouts=options.timeouts,
         )
+
+
+@contextmanager
+def opened(archive: Archive, local: Local, sock: socket.socket | None, purpose: str, **more: Any) -> Iterator[Port]:
+    """Port and archive, both ours within the block; the lock tells others what has them."""
+    try:
+        make_folders(archive.root)
+    except OSError as problem:
+        raise from_os(problem, "making the archive", archive.root) from problem
+    with ExitStack() as stack:
+        port = None
+        if sock or not local.port:  # what the system chose stands in the lock
+            port = stack.enter_context(closing(Port(local.bind, local.port, sock)))
+        details = {"ae_title": local.ae_title, "port": port.port if port else local.port, **more}
+        try:
+            stack.enter_context(Lock(archive.root / LOCK_NAME, purpose, **details))
+        except Locked as problem:
+            raise _held(archive, problem) from None
+        yield port or stack.enter_context(closing(Port(local.bind, local.port)))
+
+
+def _held(archive: Archive, problem: Locked) -> Locked:
+    holder = problem.where.get("holder", {})
+    what, pid, title, number = (holder.get(key, "?") for key in ("purpose", "pid", "ae_title", "port"))
+    reason = f"{archive.root} has a receiver already: {what}, process {pid}, {title} on port {number}"
+    return Locked(reason, "wait for its end, stop it, or use another archive", **problem.where)
+
+
+class Reception(Protocol):
+    """What receives: a listener, or several of them under one roof."""
+
+    @property
+    def port(self) -> int:
+        """The port that is open."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many `storing associations` and `stored` instances there were."""
+
+    @property
+    def quiet(self) -> float:
+        """The seconds since there was an association."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether all that serves associations is alive."""
+
+    def listening(self) -> Record:
+        """The event that says where it can be reached."""
+
+    def drain(self, grace: float = GRACE) -> bool:
+        """Closes the port and lets the objects in hand be finished; whether none had to be cut short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,16 +307,18 @@ class Until:
     count: int | None = None
     idle: float | None = None
 
-    def reached(self, listener: Listener) -> bool:
+    def reached(self, reception: Reception) -> bool:
         """Whether it is time."""
         return (
-            (self.once and listener.counts["storing associations"] > 0)
-            or (self.count is not None and listener.counts["stored"] >= self.count)
-            or (self.idle is not None and listener.quiet >= self.idle)
+            (self.once and reception.counts["storing associations"] > 0)
+            or (self.count is not None and reception.counts["stored"] >= self.count)
+            or (self.idle is not None and reception.quiet >= self.idle)
         )
 
 
-_FOR_EVER = Until()
+FOR_EVER = Until()
+# A reception that puts its records into a queue, at a port of its own or at the socket that was opened for it.
+Open = Callable[["queue.SimpleQueue[Record]", socket.socket | None], AbstractContextManager[Reception]]
 
 
 def listen(
@@ -249,7 +327,7 @@ def listen(
     *,
     options: Options | None = None,
     services: Services = _NO_SERVICES,
-    until: Until = _FOR_EVER,
+    until: Until = FOR_EVER,
     stop: Stop = lambda: False,
     notice: Callable[[DcmtoolsError], None] = lambda _: None,
     grace: float = GRACE,
@@ -258,15 +336,23 @@ def listen(
 
     What associations have in hand then is finished within `grace` seconds.
     """
+
+    def begin(arrived: "queue.SimpleQueue[Record]", sock: socket.socket | None) -> Listener:
+        return Listener(archive, local, arrived.put, options=options, services=services, notice=notice, given=sock)
+
+    return received(begin, until=until, stop=stop, grace=grace)
+
+
+def received(begin: Open, *, until: Until, stop: Stop, grace: float) -> Iterator[Record]:
+    """The records of a reception from its `listening` event to its end."""
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
     supervisor, sock = Supervisor(), inherited_socket()
-    with Listener(
-        archive, local, arrived.put, options=options, services=services, notice=notice, sock=sock
-    ) as listener:
-        supervisor.ready(listener.port)
-        yield listener.listening()
-        while not (stop() or until.reached(listener)):
-            supervisor.alive()
+    with begin(arrived, sock) as reception:
+        supervisor.ready(reception.port)
+        yield reception.listening()
+        while not (stop() or until.reached(reception)):
+            if reception.is_well:
+                supervisor.alive()
             try:
                 yield arrived.get(timeout=_POLL)
             except queue.Empty:
@@ -274,7 +360,7 @@ def listen(
             yield from _waiting(arrived)
             time.sleep(_BATCH)
         supervisor.stopping()
-        listener.drain(grace)
+        reception.drain(grace)
     yield from _waiting(arrived)
 
 

@@ -5,14 +5,15 @@ while it does; its UIDs are held against the command, it is committed, and only 
 be done after the answer is done then: the sender prepares its next object meanwhile.
 """
 
+import errno
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from dcmtools.disk.archive import Archive
+from dcmtools.disk.archive import Archive, Committed
 from dcmtools.disk.arriving import Arriving, OutlinesBySyntax
 from dcmtools.disk.desk import Desk, Temporary
 from dcmtools.disk.header import check_received, encode_meta
@@ -32,13 +33,17 @@ from dcmtools.model.record import Record, path_keys
 from dcmtools.network import command as commands
 from dcmtools.network import status
 from dcmtools.network.acceptance import stores
-from dcmtools.network.association import Association, Message
+from dcmtools.network.association import Association, Context, Message
 from dcmtools.network.command import Command
 from dcmtools.network.upper_layer import TimedOut
 
 _MAX_COMMENT = 64
 # Bytes a second: who moves, however slowly, may go on; who drips only holds the place of others.
 _SLOWEST = 256
+# Objects of one association that are made durable together, and bytes; each keeps a descriptor until then.
+_TOGETHER, _MUCH = 16, 64 << 20
+# Seconds that an object which came whole waits for the one behind it.
+_PATIENCE = 0.05
 CONFLICT = BadData(
     "another instance with this UID came first, and stays",
     "compare the two; this one is kept in quarantine",
@@ -75,6 +80,32 @@ class _Verdict:
     comment: str = ""
 
 
+@dataclass(slots=True)
+class _Object:
+    """An object that has come: its file and record when it came whole, and what to answer, once that is known."""
+
+    request: _Request
+    message: Message
+    file: Temporary | None = None
+    record: Record = field(default_factory=dict)
+    verdict: _Verdict | None = None
+
+
+@dataclass(slots=True)
+class _Work:
+    """What has come over one association, and is not answered yet."""
+
+    association: Association
+    desk: Desk
+    waiting: list[_Object] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more may wait."""
+        window = min(self.association.ours.window[0] or _TOGETHER, _TOGETHER)
+        return len(self.waiting) >= window or sum(one.file.size for one in self.waiting if one.file) > _MUCH
+
+
 class Receiver:
     """Stores into one archive what comes in over any number of associations.
 
@@ -89,7 +120,7 @@ class Receiver:
         self.archive, self.min_free, self.fsync = archive, min_free, fsync
         self._on_record = on_record
         self._stack = ExitStack()
-        self._desks: dict[str, Desk] = {}
+        self._works: dict[str, _Work] = {}
         self._outlines: OutlinesBySyntax = {}
 
     def __enter__(self) -> Self:
@@ -102,65 +133,115 @@ class Receiver:
         self._stack.close()
 
     def store(self, association: Association, message: Message) -> None:
-        """Receives the object of a C-STORE request, and answers when it is stored or when it cannot be."""
+        """Receives the object of a C-STORE request, and answers when it is stored or when it cannot be.
+
+        A peer that may have several operations outstanding is answered when it has sent all that it can: what came
+        meanwhile is made durable together, at the price of one.
+        """
+        work = self._work(association)
         request = _requested(association, message)
-        desk = self._desk(association)
-        with ExitStack() as after:
-            try:
-                verdict = self._verdict(request, association, message, desk, after)
-            except ProtocolError as problem:  # the peer is gone, and with it what it had sent
-                after.close()
-                self._on_record(problem.record(**request.keys))
-                raise
-            self._on_record(verdict.record)
-            for _ in association.fragments():  # of an object that was refused before its end
-                pass
-            association.send(message.context, _response(message, request, verdict))
+        try:
+            work.waiting.append(self._received(request, message, work))
+        except ProtocolError as problem:  # the peer is gone, and with it what it had sent of this one
+            self._on_record(problem.record(**request.keys))
+            raise
+        for _ in association.fragments():  # of an object that was refused before its end
+            pass
+        if work.is_full or not association.wait():
+            self.settle(association)
+
+    def settle(self, association: Association) -> None:
+        """Answers for all that has come over an association."""
+        if work := self._works.get(association.id):
+            self._settle(work)
 
     def end(self, association: Association) -> None:
-        """Gives back what was kept for an association, which is over."""
-        if desk := self._desks.pop(association.id, None):
-            desk.close()
+        """Gives back what was kept for an association, which is over; what had come whole stays."""
+        if work := self._works.pop(association.id, None):
+            with suppress(ProtocolError):  # it is not there any more to be told
+                self._settle(work)
+            work.desk.close()
 
-    def _desk(self, association: Association) -> Desk:
-        desk = self._desks.get(association.id)
-        if desk is None:
-            desk = self._desks[association.id] = Desk(self.archive, self._incoming, fsync=self.fsync)
-        return desk
+    def _work(self, association: Association) -> _Work:
+        work = self._works.get(association.id)
+        if work is None:
+            desk = Desk(self.archive, self._incoming, fsync=self.fsync)
+            work = self._works[association.id] = _Work(association, desk)
+        return work
 
-    def _verdict(
-        self, request: _Request, association: Association, message: Message, desk: Desk, after: ExitStack
-    ) -> _Verdict:
-        """What becomes of the object; of one that is refused a part may still be unread."""
+    def _settle(self, work: _Work) -> None:
+        waiting, work.waiting = work.waiting, []
+        try:
+            whole = [one for one in waiting if one.file and one.verdict is None]
+            admitted = work.desk.admit([(one.file, one.record) for one in whole if one.file])
+            for one, outcome in zip(whole, admitted, strict=True):
+                one.verdict = self._told(one, outcome)
+            for one in waiting:
+                if one.verdict:
+                    self._on_record(one.verdict.record)
+            work.association.send_each([_response(one) for one in waiting])
+        finally:
+            for one in waiting:
+                if one.file:
+                    work.desk.clear(one.file)
+
+    def _received(self, request: _Request, message: Message, work: _Work) -> _Object:
+        """The object, in a file if it can be stored; of one that is refused a part may still be unread."""
+        received = _Object(request, message)
         abstract = message.context.abstract
         if not stores(abstract):
             problem = BadData(f"{abstract} is not a storage SOP class", cause="not-storage")
-            return _refused(request, status.SOP_CLASS_NOT_SUPPORTED, problem)
-        if not message.has_data:
-            return _refused(request, status.CANNOT_UNDERSTAND, BadData("no data set came", cause="truncated"))
+            received.verdict = _refused(request, status.SOP_CLASS_NOT_SUPPORTED, problem)
+        elif not message.has_data:
+            nothing = BadData("no data set came", cause="truncated")
+            received.verdict = _refused(request, status.CANNOT_UNDERSTAND, nothing)
+        else:
+            self._take(received, abstract, work)
+        return received
+
+    def _take(self, received: _Object, abstract: str, work: _Work) -> None:
+        request, file = received.request, None
         try:
             self._check_room()
-            file = desk.temporary()
-            after.callback(desk.clear, file)
-            arrival = self._arrived(file, request, association)
-            return self._kept(file, arrival, request, abstract, desk)
+            received.file = file = self._temporary(work)
+            arrival = self._arrived(file, request, work)
+            received.record = {**_checked(file, arrival, request, abstract), "node": request.node}
+        except BadData as problem:
+            received.verdict = self._kept(file, request, problem)
         except OSError as problem:
-            return _refused(request, status.OUT_OF_RESOURCES, from_os(problem, "storing in", self.archive.root))
+            told = from_os(problem, "storing in", self.archive.root)
+            received.verdict = _refused(request, status.OUT_OF_RESOURCES, told)
         except _NO_RESOURCES as problem:
-            return _refused(request, status.OUT_OF_RESOURCES, problem)
+            received.verdict = _refused(request, status.OUT_OF_RESOURCES, problem)
+        except BaseException:  # the peer is gone, or asks for its release in the middle
+            if file:
+                work.desk.clear(file)
+            raise
+
+    def _temporary(self, work: _Work) -> Temporary:
+        try:
+            return work.desk.temporary()
+        except OSError as problem:
+            if problem.errno not in {errno.EMFILE, errno.ENFILE} or not work.waiting:
+                raise
+        self._settle(work)  # each of those has a descriptor
+        return work.desk.temporary()
 
     def _check_room(self) -> None:
         if self.min_free:
             self.archive.require_free(self.min_free)
 
-    def _arrived(self, file: Temporary, request: _Request, association: Association) -> Arriving:
+    def _arrived(self, file: Temporary, request: _Request, work: _Work) -> Arriving:
         """The object after it was written to a file, and walked, as it came."""
-        arriving = Arriving(request.syntax, self._outlines)
+        association, arriving = work.association, Arriving(request.syntax, self._outlines)
         meta = encode_meta(request.sop_class, request.sop_instance, request.syntax, request.node)
         begun, patience = time.monotonic(), association.timeouts.idle
         for fragment in association.fragments():
-            if time.monotonic() - begun > patience + arriving.size / _SLOWEST:
+            passed = time.monotonic() - begun
+            if passed > patience + arriving.size / _SLOWEST:
                 raise TimedOut(f"{association.where} sends less than {_SLOWEST} bytes a second", "see its network")
+            if passed > _PATIENCE and work.waiting:  # those before it need not wait for this one
+                self._settle(work)
             if arriving.size:
                 file.write(fragment)
             else:
@@ -169,18 +250,29 @@ class Receiver:
         file.flush()
         return arriving
 
-    def _kept(self, file: Temporary, arrival: Arriving, request: _Request, abstract: str, desk: Desk) -> _Verdict:
-        """Commits a file that is what its sender says; others may be the only copy, and are kept in quarantine."""
-        try:
-            record = _checked(file, arrival, request, abstract)
-            committed = desk.admit(file, {**record, "node": request.node})
-        except BadData as problem:
-            kept = self.archive.quarantine(file.path, request.keys, problem.cause)
-            code = status.IDENTIFIER_MISMATCH if problem.cause == "mismatch" else status.CANNOT_UNDERSTAND
-            reason = problem.reason.removeprefix(f"{path_keys(file.path)['path']}: ")
-            return _refused(request, code, BadData(reason, _ADVICE, cause=problem.cause), **path_keys(kept))
-        record = {**committed.record, "association": request.association}
-        if committed.state == "conflict":
+    def _kept(self, file: Temporary | None, request: _Request, problem: BadData) -> _Verdict:
+        """Refuses what is not what its sender says; it may be the only copy, and is kept in quarantine."""
+        where: Record = {}
+        if file:
+            try:
+                where = path_keys(self.archive.quarantine(file.path, request.keys, problem.cause))
+            except _NO_RESOURCES as failure:
+                return _refused(request, status.OUT_OF_RESOURCES, failure)
+            problem = BadData(
+                problem.reason.removeprefix(f"{path_keys(file.path)['path']}: "), _ADVICE, cause=problem.cause
+            )
+        code = status.IDENTIFIER_MISMATCH if problem.cause == "mismatch" else status.CANNOT_UNDERSTAND
+        return _refused(request, code, problem, **where)
+
+    def _told(self, one: _Object, outcome: Committed | DcmtoolsError) -> _Verdict:
+        """The answer for an object that came whole, after it was to be stored."""
+        request = one.request
+        if isinstance(outcome, BadData):
+            return self._kept(one.file, request, outcome)
+        if isinstance(outcome, DcmtoolsError):
+            return _refused(request, status.OUT_OF_RESOURCES, outcome)
+        record = {**outcome.record, "association": request.association}
+        if outcome.state == "conflict":
             told = {**CONFLICT.record(), "type": "instance", "status": status.code(status.DUPLICATE_SOP_INSTANCE)}
             return _Verdict(status.DUPLICATE_SOP_INSTANCE, {**record, **told}, CONFLICT.reason)
         return _Verdict(status.SUCCESS, record)
@@ -217,15 +309,16 @@ def _refused(request: _Request, code: int, problem: DcmtoolsError, **where: Any)
     return _Verdict(code, record, "the disk is full" if isinstance(problem, DiskFull) else "cannot store at present")
 
 
-def _response(message: Message, request: _Request, verdict: _Verdict) -> Command:
+def _response(one: _Object) -> tuple[Context, Command]:
     """The C-STORE-RSP (PS3.7 9.3.1.2)."""
+    verdict, request = one.verdict, one.request
     command: Command = {
         "AffectedSOPClassUID": request.sop_class,
         "AffectedSOPInstanceUID": request.sop_instance,
         "CommandField": commands.C_STORE_RSP,
-        "MessageIDBeingRespondedTo": message.command.get("MessageID") or 0,
-        "Status": verdict.code,
+        "MessageIDBeingRespondedTo": one.message.command.get("MessageID") or 0,
+        "Status": verdict.code if verdict else status.OUT_OF_RESOURCES,
     }
-    if verdict.comment:
+    if verdict and verdict.comment:
         command["ErrorComment"] = verdict.comment[:_MAX_COMMENT]
-    return {key: value for key, value in command.items() if value != ""}
+    return one.message.context, {key: value for key, value in command.items() if value != ""}

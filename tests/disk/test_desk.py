@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dcmtools.disk.archive import Archive
+from dcmtools.disk.archive import Archive, Committed
 from dcmtools.disk.desk import Desk, Temporary
 from dcmtools.disk.header import read_header
-from dcmtools.model.errors import CannotCreate, NoInput
+from dcmtools.model.errors import CannotCreate, DcmtoolsError, NoInput
 from dcmtools.model.record import Record
 from tests.builders import encode_file, uid
 from tests.network.storing import encoded
@@ -43,10 +43,70 @@ def handed_in(desk: Desk, instance: int = 1, **keys: Any) -> tuple[Temporary, Re
     return file, {key: value for key, value in record.items() if key not in {"path", "size", "mtime_ns"}}
 
 
+def admitted(desk: Desk, file: Temporary, record: Record) -> Committed:
+    (outcome,) = desk.admit([(file, record)])
+    if isinstance(outcome, DcmtoolsError):
+        raise outcome
+    return outcome
+
+
+def test_objects_that_came_together_are_told_apart(archive: Archive, desk: Desk) -> None:
+    versions: list[dict[str, Any]] = [
+        {"instance": 1},
+        {"instance": 2},
+        {"instance": 1, "StudyInstanceUID": uid(7, 7)},
+        {"instance": 2},
+        {"instance": 3, "SeriesInstanceUID": uid(7, 7, 7)},
+    ]
+    together = [handed_in(desk, **keys) for keys in versions]
+
+    outcomes = desk.admit(together)
+    for file, _ in together:
+        desk.clear(file)
+
+    assert [one.state for one in outcomes if isinstance(one, Committed)] == [
+        "received",
+        "received",
+        "conflict",
+        "present",
+        "received",
+    ]
+    assert [record["SOPInstanceUID"] for record in archive.index.instances()] == [uid(1, 1, 1, n) for n in (1, 2, 3)]
+    assert all(Path(record["path"]).is_file() for record in archive.index.files())
+    assert not [path for path in together[0][0].path.parent.iterdir() if path in {file.path for file, _ in together}]
+
+
+def test_one_that_cannot_be_stored_leaves_the_others_of_its_group(archive: Archive, desk: Desk, tmp_path: Path) -> None:
+    (archive.root / uid(8, 8)).symlink_to(tmp_path)
+    together = [handed_in(desk, 1), handed_in(desk, 2, StudyInstanceUID=uid(8, 8)), handed_in(desk, 3)]
+
+    first, second, third = desk.admit(together)
+
+    assert isinstance(first, Committed)
+    assert isinstance(second, CannotCreate)
+    assert isinstance(third, Committed)
+    assert len(list(archive.index.instances())) == 2
+    assert not (tmp_path / uid(1, 1, 1)).exists()
+
+
+def test_what_another_process_adds_meanwhile_is_seen(archive: Archive, desk: Desk) -> None:
+    other = Archive(archive.root)
+    states = []
+    for number in range(1, 6):
+        with other.incoming() as incoming:  # as another receiver, under another study
+            theirs = incoming.new_path()
+            theirs.write_bytes(encode_file(encoded(1, 1, 1, number, StudyInstanceUID=uid(9, 9))))
+            if number % 2:
+                other.commit(theirs, read_header(theirs))
+        states.append(admitted(desk, *handed_in(desk, number)).state)
+
+    assert states == ["conflict", "received", "conflict", "received", "conflict"]
+
+
 def test_an_object_gets_its_name_and_its_line_and_its_temporary_goes_at_the_end(archive: Archive, desk: Desk) -> None:
     file, record = handed_in(desk)
 
-    committed = desk.admit(file, record)
+    committed = admitted(desk, file, record)
     desk.clear(file)
 
     assert committed.state == "received"
@@ -69,7 +129,7 @@ def test_the_same_and_other_data_under_one_uid_are_told_apart(archive: Archive, 
     ]
     for keys in versions:
         file, record = handed_in(desk, **keys)
-        states.append(desk.admit(file, record).state)
+        states.append(admitted(desk, file, record).state)
         desk.clear(file)
 
     assert states == ["received", "present", "conflict", "conflict"]
@@ -78,10 +138,10 @@ def test_the_same_and_other_data_under_one_uid_are_told_apart(archive: Archive, 
 
 
 def test_a_folder_that_was_taken_away_is_made_again(archive: Archive, desk: Desk) -> None:
-    first = desk.admit(*handed_in(desk, 1)).path
+    first = admitted(desk, *handed_in(desk, 1)).path
     shutil.move(archive.root / uid(1, 1), archive.root.parent / "elsewhere")
 
-    second = desk.admit(*handed_in(desk, 2)).path
+    second = admitted(desk, *handed_in(desk, 2)).path
 
     assert not first.exists()
     assert second.is_file()
@@ -89,12 +149,12 @@ def test_a_folder_that_was_taken_away_is_made_again(archive: Archive, desk: Desk
 
 
 def test_a_link_in_the_place_of_its_folder_is_not_followed(archive: Archive, desk: Desk, tmp_path: Path) -> None:
-    desk.admit(*handed_in(desk, 1))
+    admitted(desk, *handed_in(desk, 1))
     shutil.move(archive.root / PLACE, tmp_path / "outside")
     (archive.root / PLACE).symlink_to(tmp_path / "outside")
 
     with pytest.raises(CannotCreate, match="not a folder but a link"):
-        desk.admit(*handed_in(desk, 2))
+        admitted(desk, *handed_in(desk, 2))
     assert len(list((tmp_path / "outside").iterdir())) == 1
 
 
@@ -103,7 +163,7 @@ def test_an_archive_that_was_removed_is_an_error(archive: Archive, desk: Desk) -
     shutil.rmtree(archive.root)
 
     with pytest.raises((NoInput, CannotCreate)):
-        desk.admit(file, record)
+        admitted(desk, file, record)
 
 
 def test_a_folder_for_temporaries_that_was_removed_is_made_again_where_the_archive_still_is(
@@ -111,9 +171,9 @@ def test_a_folder_for_temporaries_that_was_removed_is_made_again_where_the_archi
 ) -> None:
     shutil.rmtree(archive.root / ".dcmtools-incoming")
 
-    committed = desk.admit(*handed_in(desk, 1))
+    committed = admitted(desk, *handed_in(desk, 1))
     with archive.incoming():  # sweeps what nobody holds
-        again = desk.admit(*handed_in(desk, 2))
+        again = admitted(desk, *handed_in(desk, 2))
     shutil.rmtree(archive.root)
 
     assert committed.state == again.state == "received"
@@ -127,14 +187,14 @@ def test_a_file_that_somebody_put_at_the_name_is_never_overwritten(archive: Arch
     place.parent.mkdir(parents=True)
     place.write_bytes(encode_file(encoded(PatientName="Was^There")))
 
-    committed = desk.admit(*handed_in(desk))
+    committed = admitted(desk, *handed_in(desk))
 
     assert committed.state == "conflict"
     assert place.read_bytes() == encode_file(encoded(PatientName="Was^There"))
 
 
 def test_a_full_disk_is_an_error_at_once() -> None:
-    full = Temporary(Path("/dev/full"), os.open("/dev/full", os.O_WRONLY))
+    full = Temporary("/dev/full", os.open("/dev/full", os.O_WRONLY))
 
     with pytest.raises(OSError, match="No space left"):
         full.write(b"x" * 100, b"y" * 100_000)
@@ -143,7 +203,7 @@ def test_a_full_disk_is_an_error_at_once() -> None:
 
 def test_the_next_temporary_is_there_before_it_is_asked_for(archive: Archive, desk: Desk) -> None:
     file, record = handed_in(desk, 1)
-    desk.admit(file, record)
+    admitted(desk, file, record)
     desk.clear(file)
 
     (ready,) = [path for path in file.path.parent.iterdir() if path.name != ".lock"]

@@ -13,6 +13,7 @@ from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association, Message
+from dcmtools.network.door import Port
 from dcmtools.network.listen import Listener
 from dcmtools.network.query_retrieve import QueryRetrieve
 from tests.builders import write_instance
@@ -100,7 +101,7 @@ def scripted(script: Callable[[Association], None], *refused: str) -> Iterator[i
         return None if abstract in refused else next(iter(syntaxes), "")
 
     policy = Policy("PACS", choose)
-    server = Acceptor("127.0.0.1", 0, policy, script, lambda _: None)
+    server = Acceptor(Port("127.0.0.1", 0), policy, script, lambda _: None)
     server.start()
     try:
         yield server.port

@@ -21,6 +21,7 @@ from dcmtools.network import command
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association, Message
 from dcmtools.network.command import Command
+from dcmtools.network.door import Port
 from dcmtools.network.listen import Listener, Options
 from dcmtools.network.requestor import request
 from tests.builders import make_instance, uid
@@ -115,7 +116,7 @@ def answering(answer: Answer, **policy: Any) -> Iterator[tuple[Acceptor, list[tu
     def ignore(_problem: DcmtoolsError) -> None:
         pass
 
-    acceptor = Acceptor("127.0.0.1", 0, Policy(**{"ae_title": "PEER", "choose": choose, **policy}), serve, ignore)
+    acceptor = Acceptor(Port("127.0.0.1", 0), Policy(**{"ae_title": "PEER", "choose": choose, **policy}), serve, ignore)
     acceptor.start()
     try:
         yield acceptor, came

@@ -19,6 +19,7 @@ from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_EN
 from dcmtools.network import command, pdu
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Aborted, Association, Context, Released, Timeouts
+from dcmtools.network.door import Port
 from dcmtools.network.echo import echo_all, echo_one, verify
 from dcmtools.network.requestor import request
 from dcmtools.network.upper_layer import Closed, Connection, TimedOut
@@ -48,7 +49,9 @@ def acceptor(
     serve: Callable[[Association], None] = answer_echoes, **policy: Any
 ) -> Iterator[tuple[Acceptor, list[DcmtoolsError]]]:
     notices: list[DcmtoolsError] = []
-    server = Acceptor("127.0.0.1", 0, Policy(**{"ae_title": "PEER", "choose": choose, **policy}), serve, notices.append)
+    server = Acceptor(
+        Port("127.0.0.1", 0), Policy(**{"ae_title": "PEER", "choose": choose, **policy}), serve, notices.append
+    )
     server.start()
     try:
         yield server, notices

@@ -1,5 +1,6 @@
 """Storage commitment: with Orthanc, which reports on an association of its own, and with an SCP that obeys the test."""
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,15 +15,21 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
+from dcmtools.disk.archive import Archive
+from dcmtools.disk.reports import Reports
 from dcmtools.model.node import Local, node_from_address
 from dcmtools.model.record import Record, event
+from dcmtools.model.uids import STORAGE_COMMITMENT as COMMITMENT
 from dcmtools.network import command
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association
-from dcmtools.network.commitment import COMMITMENT, committed
+from dcmtools.network.commitment import committed
+from dcmtools.network.door import Port
+from dcmtools.network.listen import Listener
 from dcmtools.network.requestor import request
 from dcmtools.network.store import store
 from tests.builders import uid, write_series
+from tests.conftest import RunDcmtools, StartDcmtools
 from tests.network.storing import MR, node
 from tests.network.test_store import records_of, states
 from tests.peers.processes import StartOrthanc
@@ -81,7 +88,7 @@ def archive(report: Report, code: int = 0, **policy: Any) -> Iterator[tuple[Acce
         return EXPLICIT if EXPLICIT in syntaxes else ""
 
     keys = {"ae_title": "PEER", "choose": choose, **policy}
-    acceptor = Acceptor("127.0.0.1", 0, Policy(**keys), serve, lambda _: None)
+    acceptor = Acceptor(Port("127.0.0.1", 0), Policy(**keys), serve, lambda _: None)
     acceptor.start()
     try:
         yield acceptor, asked
@@ -202,3 +209,147 @@ def test_many_instances_are_committed_in_several_requests(free_port: Callable[[]
     assert all(record["committed"] for record in records)
     assert [len(one.ReferencedSOPSequence) for one in asked] == [500, 500, 100]
     assert len({one.TransactionUID for one in asked}) == 3
+
+
+# The port is that of a listen
+
+
+@contextmanager
+def listener_at(folder: Path, port: int) -> Iterator[list[Record]]:
+    """The listen of an archive, and the records that it tells."""
+    records: list[Record] = []
+    with Listener(Archive(folder), Local(ae_title="SENDER", port=port, bind="127.0.0.1"), records.append):
+        yield records
+
+
+def test_the_listen_of_the_archive_takes_the_report_for_who_waits(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    local, codes = Local(ae_title="SENDER", port=free_port(), bind="127.0.0.1"), []
+
+    def report(association: Association, asked: Dataset) -> None:
+        association.abort()
+        codes.append(report_to(local.port, report_of(asked, {uid(2): 0x0112})))
+
+    with listener_at(tmp_path, local.port) as told, archive(report) as (acceptor, _):
+        records = list(committed(sent(2), node(acceptor.port), local, seconds=20, archive=tmp_path))
+
+    assert [record["committed"] for record in records] == [True, False]
+    assert "it has no such instance" in records[1]["reason"]
+    assert codes == [0]
+    assert told == [
+        {
+            "type": "event", "event": "commitment-report", "node": "PACS",
+            "TransactionUID": records[0]["TransactionUID"],
+            "ReferencedSOPSequence": [{"ReferencedSOPInstanceUID": uid(1)}],
+            "FailedSOPSequence": [
+                {"ReferencedSOPInstanceUID": uid(2), "FailureReason": "0112", "reason": "it has no such instance"}
+            ],
+        }
+    ]  # fmt: skip
+    assert not list((tmp_path / ".dcmtools-reports").iterdir())
+
+
+def report_to(port: int, data: bytes) -> int:
+    """The status with which a report is answered that comes on an association of its own."""
+    wanted, roles = [(COMMITMENT, (EXPLICIT,))], {COMMITMENT: (False, True)}
+    with request(node(port), Local(ae_title="PACS"), wanted, roles=roles) as association:
+        assert association.require(COMMITMENT, "commitment").scp
+        return int(send_report(association, data)["Status"])
+
+
+def test_orthanc_and_pynetdicom_report_to_a_listen(
+    orthanc: StartOrthanc,
+    start_dcmtools: StartDcmtools,
+    dcmtools: RunDcmtools,
+    tmp_path: Path,
+    free_port: Callable[[], int],
+) -> None:
+    """As a user has it: `listen` runs, and `store --commit` to a node that reports on an association of its own."""
+    port = free_port()
+    write_series(tmp_path / "in", 3)
+    (tmp_path / "config.ini").write_text(f"[local]\nae_title = SENDER\nport = {port}\n")
+    ours = ("--config", "config.ini", "--archive", "archive")
+    process = start_dcmtools("listen", *ours, "--workers", 2)
+    assert process.stdout
+    process.stdout.readline()
+
+    done = {}
+    with second_scp(port) as peer:
+        for name, address in (("orthanc", orthanc({"SENDER": port}).node), ("pynetdicom", f"PEER@127.0.0.1:{peer}")):
+            done[name] = dcmtools("store", "in", "--to", address, "--commit", "--commit-wait", "20s", *ours)
+    process.terminate()
+    told = [json.loads(line) for line in process.stdout]
+
+    for one in done.values():
+        assert one.returncode == 0, one.stderr
+        records = [json.loads(line) for line in one.stdout.splitlines()]
+        assert [record["committed"] for record in records if record["type"] == "instance"] == [True] * 3
+    assert [one["event"] for one in told] == ["commitment-report", "commitment-report", "end"]
+
+
+@contextmanager
+def second_scp(port: int) -> Iterator[int]:
+    """An SCP made with pynetdicom: it takes all it is sent, and reports to a port on an association of its own."""
+    from pynetdicom import AE, build_role, evt
+
+    reporting: list[threading.Thread] = []
+
+    def action(event: Any) -> tuple[int, None]:
+        asked = event.action_information
+        reporting.append(threading.Thread(target=report, args=(asked,)))
+        reporting[-1].start()
+        return 0x0000, None
+
+    def report(asked: Dataset) -> None:
+        client = AE("PEER")
+        client.add_requested_context(COMMITMENT)
+        association = client.associate("127.0.0.1", port, ext_neg=[build_role(COMMITMENT, scp_role=True)])
+        association.send_n_event_report(asked, 1, COMMITMENT, "1.2.840.10008.1.20.1.1")
+        association.release()
+
+    server = AE("PEER")
+    server.add_supported_context(MR)
+    server.add_supported_context(COMMITMENT)
+    handlers: list[Any] = [(evt.EVT_C_STORE, lambda _: 0x0000), (evt.EVT_N_ACTION, action)]
+    running = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert running
+    try:
+        yield running.server_address[1]
+    finally:
+        for thread in reporting:
+            thread.join(20)
+        running.shutdown()
+
+
+def test_a_report_that_nobody_waits_for_is_told_and_not_kept(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    asked = Dataset()
+    asked.TransactionUID, asked.ReferencedSOPSequence = "1.2.3", []
+    port = free_port()
+    with listener_at(tmp_path, port) as told:
+        codes = [report_to(port, report_of(asked, {})), report_to(port, b"\x08\0")]
+
+    assert codes == [0x0000, 0x0110]
+    assert [one["TransactionUID"] for one in told] == ["1.2.3"]
+    assert not (tmp_path / ".dcmtools-reports").exists()
+
+
+def test_a_report_that_cannot_be_kept_is_not_acknowledged(
+    tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Dataset()
+    asked.TransactionUID, asked.ReferencedSOPSequence = "1.2.3", []
+    Reports(tmp_path).expect("1.2.3")
+    (tmp_path / ".dcmtools-reports" / "1.2.3.json").unlink()
+    (tmp_path / ".dcmtools-reports" / "1.2.3.json").mkdir()  # what cannot be replaced by a file
+    port = free_port()
+    with listener_at(tmp_path, port) as told:
+        assert report_to(port, report_of(asked, {})) == 0x0213
+    assert not told
+
+
+def test_the_listen_of_another_archive_is_of_no_use_to_us(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    local = Local(ae_title="SENDER", port=free_port(), bind="127.0.0.1")
+    with listener_at(tmp_path / "theirs", local.port), archive(lambda *_: None) as (acceptor, _):
+        items = committed(sent(1), node(acceptor.port), local, seconds=0.2, archive=tmp_path / "ours")
+        (record,) = items
+
+    assert f"port {local.port} is held by another program" in record["reason"]

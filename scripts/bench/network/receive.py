@@ -157,6 +157,7 @@ def timed(bench: Bench, row: Row, receiver: Words, sender: Words) -> tuple[float
     """Seconds that a sender takes for all files of a row, and the receiver's peak of memory in MB."""
     environment = {**os.environ, **(row.environment or NODELAY), "PATH": PATH}
     with receiving(bench, receiver, environment) as (folder, port, process):
+        os.sync()  # what the last one left for the disk to do is no matter of this one
         begun = time.perf_counter()
         words = sender(bench, bench.files(row.kind), port)
         subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
