@@ -20,6 +20,7 @@ from dcmtools.model.record import Record
 from dcmtools.network import command
 from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association, Message, Timeouts
+from dcmtools.network.door import Port
 from dcmtools.network.store import store
 from tests.builders import uid, write_instance, write_series
 from tests.network.certificates import Certificates, certificates
@@ -111,7 +112,7 @@ def accepting(peer: Peer, **policy: Any) -> Iterator[Acceptor]:
         pass
 
     wanted = {"ae_title": "PEER", "choose": choose, "window": WINDOW, "timeouts": Timeouts(idle=20), **policy}
-    acceptor = Acceptor("127.0.0.1", 0, Policy(**wanted), peer.serve, ignore)
+    acceptor = Acceptor(Port("127.0.0.1", 0), Policy(**wanted), peer.serve, ignore)
     acceptor.start()
     try:
         yield acceptor
