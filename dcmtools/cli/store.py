@@ -98,7 +98,7 @@ def store(
 
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.network.command import HIGH, LOW, MEDIUM
-        from dcmtools.network.sender import LOSSLESS_TARGETS, LOSSY_TARGETS
+        from dcmtools.network.proposal import LOSSLESS_TARGETS, LOSSY_TARGETS
         from dcmtools.network.store import plan, store
 
         node = frame.settings.registry.get(to)

@@ -10,21 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcmtools.disk.part10 import Meta
-from dcmtools.disk.values import whole_pydicom
 from dcmtools.model.errors import BadData, DcmtoolsError, ProtocolError, TryLater, Unavailable
 from dcmtools.model.node import Local, Node
 from dcmtools.model.record import NOT_TRIED, Record
-from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 from dcmtools.network import command as commands
 from dcmtools.network import pdu, status
-from dcmtools.network.association import MAX_CONTEXTS, Association, Context, Released
+from dcmtools.network.association import Association, Context, Released
 from dcmtools.network.command import Command
-from dcmtools.network.parcel import Change, Parcel, named, unread
+from dcmtools.network.errand import Errand, Outcome
+from dcmtools.network.parcel import Change, Parcel, unread
+from dcmtools.network.proposal import Pair, not_accepted, pair_of, proposal
 from dcmtools.network.requestor import request
 from dcmtools.network.upper_layer import Closed, Part, TimedOut
 
-Pair = tuple[str, str]  # SOP class, transfer syntax
 # Makes a copy of the first file under the second name, in one of these transfer syntaxes.
 Transcode = Callable[[Path, Path, Sequence[str]], None]
 Stop = Callable[[], bool]
@@ -34,9 +32,6 @@ _REST = 60.0
 # What counts how much towards that: no association at all, no answer in time, or any other loss, instances in a row.
 _UNREACHED, _UNANSWERED, _LOST = 30, 10, 3
 _GIVE_UP = 30
-# JPEG 2000 lossless and RLE: for peers that take nothing uncompressed.
-LOSSLESS_TARGETS = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5")
-LOSSY_TARGETS = (*LOSSLESS_TARGETS, "1.2.840.10008.1.2.4.91")
 # Seconds before the first retry, doubled for each further one.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 # So many instances on their way at once, and bytes of them in memory, where the node grants it (PS3.7 D.3.3.3).
@@ -61,38 +56,6 @@ class Settings:
     change: Change | None = None
     transcode: Transcode | None = None
     targets: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """How one try ended: a state, or the problem that came up and whether it may pass by itself.
-
-    `lost` is how much it counts towards giving the node up.
-    """
-
-    state: str
-    status: str = ""
-    reason: str = ""
-    problem: DcmtoolsError | None = None
-    transient: bool = False
-    lost: int = 0
-
-
-@dataclass(slots=True)
-class _Errand:
-    """A parcel that is to be brought to the node: since when, how often it left, how its last try ended, and when."""
-
-    parcel: Parcel
-    begun: float
-    tries: int = 0
-    outcome: _Outcome | None = None
-    association: str = ""
-    ended: float = 0.0
-
-    @property
-    def pair(self) -> Pair:
-        """What its association must have been asked for."""
-        return _pair(self.parcel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +90,9 @@ class Sender:
         self._before: set[Pair] = set()
         self._used = 0.0
         self._ready: _Ready | None = None
-        self._sent: dict[int, _Errand] = {}  # by Message ID: without an answer so far
-        self._again: list[_Errand] = []
-        self._over: list[_Errand] = []
+        self._sent: dict[int, Errand] = {}  # by Message ID: without an answer so far
+        self._again: list[Errand] = []
+        self._over: list[Errand] = []
         self._alone, self._in_flight, self._due = False, 0, 0
         self._in_a_row = 0
         self._trouble: DcmtoolsError | None = None
@@ -153,14 +116,14 @@ class Sender:
         if self._again or self._alone or association is None or len(self._sent) >= association.window:
             return False
         small = parcel.data is not None and self._in_flight + parcel.length <= _IN_FLIGHT
-        return small and _pair(parcel) in self._proposed
+        return small and pair_of(parcel) in self._proposed
 
     def send(self, parcel: Parcel) -> None:
         """Sends a parcel, which is closed when it is done.
 
         Raises the DcmtoolsError when there has never been an association, unless `each` instance is to hear of it.
         """
-        self._send(_Errand(parcel, time.monotonic()))
+        self._send(Errand(parcel, time.monotonic()))
 
     def settle(self) -> None:
         """Waits for an answer, and takes those that came with it; when none is due, tries the next one again."""
@@ -171,7 +134,7 @@ class Sender:
         elif self._again:
             self._pause()
             again = self._again.pop(0)
-            if self._stop() and again.outcome:
+            if self._stop():
                 self._finish(again, again.outcome)
             else:
                 self._send(again)
@@ -191,7 +154,7 @@ class Sender:
         over, self._over = self._over, []
         for one in over:
             one.parcel.close()
-        return [(one.parcel.item.number, self._record(one)) for one in over]
+        return [(one.parcel.item.number, one.record(self.node.name)) for one in over]
 
     def close(self) -> None:
         """Gives up what is on its way, and closes its files."""
@@ -206,7 +169,7 @@ class Sender:
             return association
         self.release()
         seen = sorted(self._pairs(), key=self._before.__contains__)
-        wanted = _proposal(pair, seen, also=self.settings.targets if self.settings.transcode else ())
+        wanted = proposal(pair, seen, also=self.settings.targets if self.settings.transcode else ())
         self._before.update(wanted)
         self._association = self._request([(abstract, (syntax,)) for abstract, syntax in wanted])
         self._proposed = frozenset(wanted)
@@ -242,29 +205,29 @@ class Sender:
         self._association = None
         return True
 
-    def _send(self, one: _Errand) -> None:
+    def _send(self, one: Errand) -> None:
         """Sends a parcel, for the first time or once more; what goes wrong at once is settled at once."""
         if self._trouble and time.monotonic() < self._rest_until:
-            self._note(one, _Outcome("failed", problem=self._trouble))
+            self._note(one, Outcome("failed", problem=self._trouble))
             return
         one.tries += 1
         self._alone = one.tries > 1
         try:
-            association = self.open(one.pair)
+            association = self.open(pair_of(one.parcel))
         except DcmtoolsError as problem:
             passing = isinstance(problem, TryLater) or (
                 self.opened > 0 and isinstance(problem, ProtocolError | Unavailable)
             )
-            self._judge(one, _Outcome("failed", problem=problem, transient=passing, lost=_UNREACHED))
+            self._judge(one, Outcome("failed", problem=problem, transient=passing, lost=_UNREACHED))
             return
         try:
             context = self._context(association, one.parcel)
         except DcmtoolsError as problem:
-            self._judge(one, _Outcome("failed", problem=problem))
+            self._judge(one, Outcome("failed", problem=problem))
             return
         self._give(association, context, one)
 
-    def _give(self, association: Association, context: Context, one: _Errand) -> None:
+    def _give(self, association: Association, context: Context, one: Errand) -> None:
         """Writes the message of a parcel; from then on it is on its way."""
         try:
             message_id = self._write(association, context, one.parcel)
@@ -280,9 +243,9 @@ class Sender:
             self._sent[message_id] = one
             self._in_flight += one.parcel.length
 
-    def _break_off(self, one: _Errand, problem: DcmtoolsError) -> None:
+    def _break_off(self, one: Errand, problem: DcmtoolsError) -> None:
         """Ends the association in the middle of a message that cannot be ended."""
-        self._judge(one, _Outcome("failed", problem=problem))
+        self._judge(one, Outcome("failed", problem=problem))
         self._lose(Closed(f"the association with {self.node.where} ended for another file", "try again"))
 
     def _take(self, association: Association) -> None:
@@ -296,16 +259,16 @@ class Sender:
         self._in_flight -= one.parcel.length
         self._judge(one, self._told(answer))
 
-    def _lose(self, problem: ProtocolError, *others: _Errand) -> None:
+    def _lose(self, problem: ProtocolError, *others: Errand) -> None:
         """Ends an association that is of no use any more; what was not answered on it is lost, as the others are."""
         self._drop()
         unanswered = [*self._sent.values(), *others]
         self._sent, self._in_flight = {}, 0
         lost = _UNANSWERED if isinstance(problem, TimedOut) else _LOST
         for one in unanswered:
-            self._judge(one, _Outcome("failed", problem=problem, transient=True, lost=lost))
+            self._judge(one, Outcome("failed", problem=problem, transient=True, lost=lost))
 
-    def _judge(self, one: _Errand, outcome: _Outcome) -> None:
+    def _judge(self, one: Errand, outcome: Outcome) -> None:
         """Finishes a parcel after a try, or keeps it for another one."""
         if not outcome.transient or one.tries > self.settings.retries or self._stop():
             self._finish(one, outcome)
@@ -314,14 +277,14 @@ class Sender:
         self._again.append(one)
         self._again.sort(key=lambda again: again.parcel.item.number)
 
-    def _finish(self, one: _Errand, outcome: _Outcome) -> None:
+    def _finish(self, one: Errand, outcome: Outcome) -> None:
         if outcome.problem and not (self.opened or self.settings.each):
             one.parcel.close()
             raise outcome.problem
         self._count(outcome)
         self._note(one, outcome)
 
-    def _note(self, one: _Errand, outcome: _Outcome) -> None:
+    def _note(self, one: Errand, outcome: Outcome) -> None:
         one.outcome, one.ended = outcome, time.monotonic()
         one.association = self._association.id if self._association else ""
         self._over.append(one)
@@ -336,12 +299,12 @@ class Sender:
         meta = parcel.item.meta
         taken = [one.syntax for one in association.contexts.values() if one.abstract == meta.sop_class]
         if not (self.settings.transcode and taken):
-            raise _not_accepted(association, meta)
+            raise not_accepted(association, meta)
         transcode = self.settings.transcode
         parcel.replace(lambda source, copy: transcode(source, copy, taken))
         if context := association.context_for(meta.sop_class, parcel.item.meta.syntax):
             return context
-        raise _not_accepted(association, parcel.item.meta)
+        raise not_accepted(association, parcel.item.meta)
 
     def _write(self, association: Association, context: Context, parcel: Parcel) -> int:
         """Sends the C-STORE of a file; its Message ID.
@@ -360,7 +323,7 @@ class Sender:
             association.send(context, command, parcel.data)
         return int(command["MessageID"])
 
-    def _answered(self, association: Association) -> tuple[_Errand, Command]:
+    def _answered(self, association: Association) -> tuple[Errand, Command]:
         """The next response to a C-STORE, and what was sent with it."""
         message_id, answer = self._answer(association)
         if one := self._sent.pop(message_id, None):
@@ -391,16 +354,16 @@ class Sender:
             command |= {"MoveOriginatorApplicationEntityTitle": title, "MoveOriginatorMessageID": number}
         return command
 
-    def _told(self, answer: Command) -> _Outcome:
+    def _told(self, answer: Command) -> Outcome:
         """What a response says (PS3.4 B.2.3)."""
         value = int(answer["Status"])
         if value == status.SUCCESS:
-            return _Outcome("sent", status.code(value))
+            return Outcome("sent", status.code(value))
         if status.is_warning(value):
             said = f"{self.node.where} answered {status.told(answer, 'C-STORE')}"
-            return _Outcome("warning", status.code(value), said)
+            return Outcome("warning", status.code(value), said)
         problem = status.failure(answer, "C-STORE", self.node.where)
-        return _Outcome("failed", status.code(value), problem=problem, transient=status.is_transient(value))
+        return Outcome("failed", status.code(value), problem=problem, transient=status.is_transient(value))
 
     def _drop(self) -> None:
         if self._association:
@@ -417,63 +380,10 @@ class Sender:
         while not self._stop() and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
 
-    def _count(self, outcome: _Outcome) -> None:
+    def _count(self, outcome: Outcome) -> None:
         """Gives the node a rest when it cannot be reached any more, or loses one instance after the other."""
         self._in_a_row = self._in_a_row + outcome.lost if outcome.lost else 0
         if outcome.problem and self._in_a_row >= _GIVE_UP:
             kind, reason = type(outcome.problem), f"{NOT_TRIED}{outcome.problem.reason}"
             self._trouble = kind(reason, outcome.problem.advice, cause=outcome.problem.cause)
             self._rest_until = time.monotonic() + _REST
-
-    def _record(self, one: _Errand) -> Record:
-        """The item's record with what became of it."""
-        parcel, outcome = one.parcel, one.outcome or _Outcome("failed")
-        record = {**named(parcel.asked), "state": outcome.state, "node": self.node.name}
-        if different := parcel.sent_as:
-            record["sent_as"] = different
-        if one.association:
-            record["association"] = one.association
-        record |= {"tries": one.tries, "ms": round((one.ended - one.begun) * 1000, 1)}
-        if outcome.status:
-            record["status"] = outcome.status
-        if outcome.reason:
-            record["reason"] = outcome.reason
-        if problem := outcome.problem:
-            record |= {"cause": problem.cause, "reason": problem.reason, "exit_code": problem.exit_code}
-            record |= {"advice": problem.advice} if problem.advice else {}
-        return record
-
-
-def _pair(parcel: Parcel) -> Pair:
-    """The SOP class and the transfer syntax of a parcel."""
-    return parcel.item.meta.sop_class, parcel.item.meta.syntax
-
-
-def _proposal(pair: Pair, seen: Iterable[Pair], also: Sequence[str]) -> list[Pair]:
-    """What a new association proposes: this pair, those seen, and what is uncompressed where there is room for it.
-
-    Implicit little endian is the default of every class (PS3.5 10.1), and a refusal can so tell what would be taken.
-    `also` are further transfer syntaxes into which we could transcode.
-    """
-    uncompressed = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
-    wanted = dict.fromkeys([pair, *((pair[0], syntax) for syntax in uncompressed), *seen])
-    for syntax in (*uncompressed, *also):
-        wanted |= dict.fromkeys((abstract, syntax) for abstract in dict.fromkeys(one for one, _ in wanted))
-    return list(wanted)[:MAX_CONTEXTS]
-
-
-def _not_accepted(association: Association, meta: Meta) -> Unavailable:
-    """What to say of a context that the peer refused: that, and what it would take."""
-    whole_pydicom()
-    from pydicom.uid import UID
-
-    name, syntax = UID(meta.sop_class).name, TRANSFER_SYNTAXES.get(meta.syntax, meta.syntax)
-    taken = [one.syntax for one in association.contexts.values() if one.abstract == meta.sop_class]
-    if not taken:
-        return Unavailable(f"{association.where} does not take {name}", "ask its administrator", cause="not-accepted")
-    words = " or ".join(TRANSFER_SYNTAXES.get(one, one) for one in dict.fromkeys(taken))
-    return Unavailable(
-        f"{association.where} does not take {name} as {syntax}, but as {words}",
-        "let it be transcoded (--transcode lossless), or ask its administrator",
-        cause="not-accepted",
-    )

@@ -17,7 +17,8 @@ from dcmtools.model.node import Local, Node
 from dcmtools.model.record import Record
 from dcmtools.network.inbox import Inbox
 from dcmtools.network.parcel import Change, Item, Parcel, look_at, named, sendable
-from dcmtools.network.sender import Pair, Sender, Settings
+from dcmtools.network.proposal import Pair
+from dcmtools.network.sender import Sender, Settings
 
 if TYPE_CHECKING:
     from dcmtools.network.present import Present
@@ -218,9 +219,11 @@ class _Run:
         try:
             while parcel or sender.busy:
                 while parcel and sender.takes(parcel):
-                    leaving, parcel = parcel, None
-                    sender.send(leaving)
-                    self._opened.set()
+                    sender.send(parcel)
+                    if sender.opened:
+                        self._opened.set()
+                    if not sender.busy:  # it failed at once, as all do at a node that was given up
+                        self._tell(sender)
                     parcel = self._next(wait=False)
                 self._tell(sender)
                 if parcel:

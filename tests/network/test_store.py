@@ -529,3 +529,13 @@ def test_a_file_that_is_not_the_one_of_its_record_is_not_sent(tmp_path: Path) ->
         look_at(0, record)
 
     assert caught.value.cause == "damaged"
+
+
+def test_a_node_that_cannot_be_reached_is_asked_once_and_not_by_each_association(tmp_path: Path) -> None:
+    items = records_of(*write_series(tmp_path, 5))
+
+    with answering(success, peers=frozenset({"OTHER"})) as (acceptor, _):
+        records = list(store(items, node(acceptor.port), LOCAL, jobs=4, each=True))
+        assert acceptor.counts["rejections"] == 1
+
+    assert states(records) == ["failed"] * 5
