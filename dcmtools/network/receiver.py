@@ -141,7 +141,8 @@ class Receiver:
         work = self._work(association)
         request = _requested(association, message)
         try:
-            work.waiting.append(self._received(request, message, work))
+            received = self._received(request, message, work)  # meanwhile those that wait may be settled
+            work.waiting.append(received)
         except ProtocolError as problem:  # the peer is gone, and with it what it had sent of this one
             self._on_record(problem.record(**request.keys))
             raise

@@ -20,7 +20,7 @@ from dcmtools.network.association import Association, Timeouts, establish, propo
 from dcmtools.network.listen import Listener
 from dcmtools.network.upper_layer import Connection
 from tests.builders import uid
-from tests.network.storing import MR, begin, client, encoded, files, left_behind, listening, send
+from tests.network.storing import MR, begin, client, encoded, files, finish, left_behind, listening, send
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -159,11 +159,12 @@ def test_what_came_whole_is_answered_while_the_next_one_takes_its_time(tmp_path:
 
         wait_until(drip)
         answer = association.receive(10).command
-        association.abort()
+        slow = finish(association, b"\0\0")
 
     assert (answer["MessageIDBeingRespondedTo"], answer["Status"]) == (7, 0)
-    assert [path.name for path in files(tmp_path)] == [f"{instance}.dcm"]
-    assert files(tmp_path)[0].read_bytes().endswith(data)
+    assert (slow["MessageIDBeingRespondedTo"], slow["Status"] >> 12) == (1, 0xC)
+    (stored,) = (path for path in files(tmp_path) if path.name == f"{instance}.dcm")
+    assert stored.read_bytes().endswith(data)
 
 
 def test_what_came_whole_before_the_peer_went_is_kept(tmp_path: Path) -> None:
