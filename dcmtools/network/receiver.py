@@ -161,7 +161,7 @@ class Receiver:
         for fragment in association.fragments():
             if time.monotonic() - begun > patience + arriving.size / _SLOWEST:
                 raise TimedOut(f"{association.where} sends less than {_SLOWEST} bytes a second", "see its network")
-            if arriving.size:
+            if file.size:  # and not what came of the data set: its first fragment may be empty
                 file.write(fragment)
             else:
                 file.write(meta, fragment)
