@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pynetdicom import AE
@@ -128,6 +128,7 @@ objects = st.lists(
 
 
 @given(sent=objects, ends=places, writes=places, pipelined=st.booleans())
+@example(sent=[(b"", [], [0], False)], ends=[], writes=[], pipelined=False)  # an empty fragment comes first
 @settings(max_examples=50)
 def test_every_way_to_cut_and_pack_a_message_brings_the_same_bytes(
     receiver: Listener,
