@@ -76,6 +76,11 @@ class Service:
         self.process.send_signal(number)
         return self.wait()
 
+    def end_children(self) -> None:
+        """Ends what a program runs that was started in place of it, such as strace."""
+        for pid in children(self.process.pid):
+            os.kill(pid, signal.SIGTERM)
+
     def wait(self) -> int:
         code = self.process.wait(30)
         self._reader.join(10)
