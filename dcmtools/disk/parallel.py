@@ -80,15 +80,16 @@ def each(
     """
     source = iter(items)
     chunks = iter(lambda: list(islice(source, at_once)), [])
-    together = partial(_all, function)
-    for chunk, results in in_processes(jobs, together, ((chunk, chunk) for chunk in chunks), ahead=ahead):
-        found: Iterable[R | Lost] = _singly(together, chunk) if isinstance(results, Lost) else results
+    for chunk, results in in_processes(
+        jobs, partial(_all, function), ((chunk, chunk) for chunk in chunks), ahead=ahead
+    ):
+        found: Iterable[R | Lost] = _singly(function, chunk) if isinstance(results, Lost) else results
         yield from zip(chunk, found, strict=True)
 
 
-def _singly(together: Callable[[list[T]], list[R]], items: list[T]) -> Iterator[R | Lost]:
+def _singly(function: Callable[[T], R], items: list[T]) -> Iterator[R | Lost]:
     # The first item of a map is worked on here, where nothing may die: an empty one takes its place.
-    for _, results in in_processes(2, together, [([], None), *(([item], item) for item in items)]):
+    for _, results in in_processes(2, partial(_all, function), [([], None), *(([item], item) for item in items)]):
         if isinstance(results, Lost):
             yield results
         else:
