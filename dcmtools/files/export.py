@@ -24,9 +24,9 @@ from dcmtools.disk.atomic import (
 )
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import Lock
+from dcmtools.disk.parallel import Lost, each
 from dcmtools.disk.part10 import same_data_set
 from dcmtools.disk.tree import INDEX_NAME
-from dcmtools.disk.workers import in_order
 from dcmtools.files.deidentify.instance import Settings
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.files.dicomdir import MediaLayout, write_dicomdir
@@ -45,7 +45,8 @@ _SECONDS = 2.0
 _FEW = 16
 # What lies in a folder beside instances, and is no error.
 _NO_INSTANCE = frozenset({"not-dicom", "dicomdir"})
-_MODULES = ("dcmtools.files.taking_out",)
+# Files that go to a process together, and how many such chunks wait for each: none idles while a batch gets its names.
+_CHUNK, _AHEAD = 32, 16
 
 Stop = Callable[[], bool]
 # Hears what came of an instance, or its record in the input when it was there already, and the record that comes out.
@@ -182,14 +183,14 @@ class _Target:
         """Takes out what the stream names."""
         options = self.options
         staging = None if options.dry_run else self.staging
-        given = (staging, options.how, options.key, options.settings)
+        take_out = TakeOut(staging, options.how, options.key, options.settings)
         passing: dict[int, list[Record]] = {}
         jobs = self._jobs(stream, passing, stop, told)
         batch = _Batch(self, told)
         if options.key and not options.dry_run:
             self._sign(options.key)
-        for result in in_order(jobs, TakeOut, given, options.jobs, modules=_MODULES):
-            yield from batch.add(result, passing.pop(result.job.number, ()))
+        for job, result in each(options.jobs, take_out, jobs, at_once=_CHUNK, ahead=_AHEAD):
+            yield from batch.add(_killer(job) if isinstance(result, Lost) else result, passing.pop(job.number, ()))
         yield from batch.flush()
         for number in sorted(passing):
             yield from passing[number]
@@ -369,6 +370,12 @@ class _Batch:
         except OSError as problem:
             raise from_os(problem, "exporting to", self._target.out) from problem
         index.append(line for line in lines if os.fspath(path_of(line) or "") not in known)
+
+
+def _killer(job: Job) -> NotTaken:
+    where = path_keys(job.path)
+    reason = f"{where['path']}: the process that read it was killed"
+    return NotTaken(job, BadData(reason, "look for a lack of memory in the system's log", **where))
 
 
 def _same_state(one: Record, other: Record) -> bool:
