@@ -6,8 +6,10 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
+from dcmtools.disk.atomic import TEMPORARY_PREFIX
 from dcmtools.disk.dataset import Encoding, Walk
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
@@ -33,7 +35,7 @@ from dcmtools.model.uids import (
     storage_class,
 )
 
-BurnedIn = Literal["refuse", "allow"]
+BurnedIn = Literal["refuse", "quarantine", "allow"]
 
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080005, 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _PATIENT_ID, _ISSUER = 0x00100020, 0x00100021
@@ -104,10 +106,11 @@ class Deidentifier:
         self._key, self._settings = key, settings
         self._rules: dict[tuple[str, Encoding, bool, bool, bool], Rules] = {}
 
-    def deidentify(self, source: str | os.PathLike[str], target: Path | None) -> Outcome:
+    def deidentify(self, source: str | os.PathLike[str], target: Path | None, *, blindly: bool = False) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
 
-        Without a target all is done but the writing.
+        Without a target all is done, but nothing is left. `blindly` leaves pixels as they are, whatever they show: such
+        a result must not go out before somebody has looked at it.
 
         Raises:
             BadData: the source is no instance, or is damaged.
@@ -117,7 +120,9 @@ class Deidentifier:
             file, _ = stack.enter_context(opened(source, follow=True))
             instance = _read(file)
             self._check_kind(instance)
-            rule = self._rule_for(instance)
+            rule = None if blindly else self._rule_for(instance)
+            if rule and target is None:  # only then can it be told whether the regions can be blanked
+                target = Path(stack.enter_context(TemporaryDirectory(prefix=TEMPORARY_PREFIX))) / "result"
             if rule and target and _is_encapsulated(instance.syntax):
                 native = target.with_name(f"{target.name}-native")
                 regions.decoded(os.fspath(source), native)
@@ -125,13 +130,16 @@ class Deidentifier:
                 file, _ = stack.enter_context(opened(native))
                 instance = _read(file)
             subject, known = self._subject(instance)
-            flags = "CLEANED" if rule else self._flags(instance)
+            allowed = blindly or self._settings.burned_in == "allow"
+            flags = "CLEANED" if rule else self._flags(instance, allowed=allowed)
             done, identity = self._spliced(instance, subject, flags)
             if done.has_overlay_in_pixels and flags == "YES":
                 flags = "NO"
                 done, identity = self._spliced(instance, subject, flags)
             outcome = self._outcome(instance, subject, known, done, flags)
             meta = encode_meta(instance.sop_class, str(outcome.record["SOPInstanceUID"]), instance.syntax)
+            if done.has_overlay_in_pixels and not allowed:
+                raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
             self._check(instance, meta, done, identity)
             if target is None:
                 return outcome
@@ -158,11 +166,11 @@ class Deidentifier:
             regions.check_can_be_blanked(_raster(instance))
         return rule
 
-    def _flags(self, instance: _Source) -> str:
+    def _flags(self, instance: _Source, *, allowed: bool) -> str:
         """YES when the pixels show no identity as far as is known, NO when the user allowed what may show it."""
         if not (why := pixels.risk(instance.found, instance.sop_class)):
             return "YES"
-        if self._settings.burned_in != "allow":
+        if not allowed:
             raise Refused(why, "look at it, then use --burned-in allow or --clean-pixel-data", cause="burned-in")
         return "NO"
 
@@ -257,8 +265,6 @@ class Deidentifier:
         data = _without_pixels(done.pieces)
         check_meta(meta)
         check_data_set(data, instance.encoding, self._settings.profile, done.uids)
-        if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
-            raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
         own = [IMPLEMENTATION_VERSION.encode()]
         if self._settings.profile.retain_uids:
             own.append(uid_in(instance.found[_SOP_INSTANCE][1]).encode())
