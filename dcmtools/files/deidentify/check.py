@@ -13,7 +13,6 @@ from pydicom.filereader import read_dataset
 from dcmtools.disk.dataset import LONG_VRS, Encoding
 from dcmtools.disk.part10 import PREAMBLE
 from dcmtools.disk.values import Decoder, decoder_for, quiet
-from dcmtools.files.deidentify import table
 from dcmtools.files.deidentify.identity import kind_of
 from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
 from dcmtools.model.errors import Refused
@@ -61,7 +60,7 @@ def _violations(data_set: Dataset, profile: Profile, uids: AbstractSet[bytes]) -
         if tag not in own and (
             tag in must_go
             or group < 8
-            or (group & 1 and not _is_safe_private(data_set, tag, profile))
+            or (group & 1 and not profile.keeps_private(group))
             or (group >> 8 in _GRAPHICS and not profile.clean_graphics)
             or (vr in _UI and uids and _has_old_uid(element, uids))
         ):
@@ -69,25 +68,6 @@ def _violations(data_set: Dataset, profile: Profile, uids: AbstractSet[bytes]) -
         if vr == "SQ" or (vr is None and vr_of(tag) == "SQ"):
             for item in data_set[key].value:
                 yield from _violations(item, profile, uids)
-
-
-def _is_safe_private(data_set: Dataset, tag: int, profile: Profile) -> bool:
-    """Whether a private element may stay, or is the creator of a block of which something may (PS3.15 E.3.10)."""
-    group, element, safe = tag >> 16, tag & 0xFFFF, table.safe_private() if profile.retain_safe_private else {}
-    if not profile.keeps_private(group):
-        return False
-    if element < 0x100:
-        return any(own >> 16 == group and own >> 8 & 0xFF == element for own in profile.own) or any(
-            place[0] == group for place in safe.get(_creator(data_set, tag), ())
-        )
-    places = safe.get(_creator(data_set, group << 16 | element >> 8), {})
-    return (group, element & 0xFF) in places
-
-
-def _creator(data_set: Dataset, tag: int) -> str:
-    element = data_set._dict.get(tag)  # type: ignore[call-overload]  # noqa: SLF001
-    value = element.value if isinstance(element, RawDataElement) else None
-    return (value or b"").decode("latin_1").strip("\0 ")
 
 
 def _has_old_uid(element: DataElement | RawDataElement, uids: AbstractSet[bytes]) -> bool:

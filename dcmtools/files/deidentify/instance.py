@@ -47,6 +47,8 @@ _WANTED = frozenset(
         0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
     }
 )  # fmt: skip
+# In the names of the character sets that have full-width letters, or others that are written in two widths.
+_OF_MANY_BYTES = (b"GB", b"IR 13", b"IR 58", b"IR 87", b"IR 149", b"IR 159")
 # Among more bytes than these a text of four is found by chance.
 _BY_CHANCE = 4096
 _UNDEFINED = 0xFFFFFFFF
@@ -192,8 +194,8 @@ class Deidentifier:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
         done = self._once(instance, subject, flags)
         kept = frozenset(text for _, text in done.kept)
-        identity = replace(identity_of(frozenset(done.values)), kept=kept)
-        if not self._needs_another_look(done, identity):
+        identity = identity_of(frozenset(done.values), kept)
+        if not self._needs_another_look(instance, done, identity):
             return done, identity
         for numbers in (False, True):
             before = done
@@ -216,13 +218,15 @@ class Deidentifier:
         kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
-    def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
+    def _needs_another_look(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
         if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
             return True
-        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids)
+        if any(name in instance.found.get(_CHARSET, (b"", b""))[1] for name in _OF_MANY_BYTES):
+            return True  # full-width letters are only seen in decoded values
+        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids, lenient=True)
 
     def _once(
         self,
