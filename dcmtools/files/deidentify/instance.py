@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
+from dcmtools.disk.atomic import TEMPORARY_PREFIX
 from dcmtools.disk.dataset import Encoding, Walk
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
@@ -38,7 +39,7 @@ from dcmtools.model.uids import (
     storage_class,
 )
 
-BurnedIn = Literal["refuse", "allow"]
+BurnedIn = Literal["refuse", "quarantine", "allow"]
 
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080005, 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _PATIENT_ID, _ISSUER = 0x00100020, 0x00100021
@@ -52,6 +53,8 @@ _WANTED = frozenset(
 )  # fmt: skip
 _USUAL = Encoding(explicit=True)
 _RUNS = Runs(_WANTED)
+# In the names of the character sets that have full-width letters, or others that are written in two widths.
+_OF_MANY_BYTES = (b"GB", b"IR 13", b"IR 58", b"IR 87", b"IR 149", b"IR 159")
 # Among more bytes than these a text of four is found by chance.
 _BY_CHANCE = 4096
 _SMALL = 1 << 20  # a file that is read at once
@@ -114,10 +117,11 @@ class Deidentifier:
         self._memory = Memory()
         self._patient = ("", ""), "", 0  # the last one: who it is, the pseudonym, and by what its dates move
 
-    def deidentify(self, source: str | os.PathLike[str], target: Path | None) -> Outcome:
+    def deidentify(self, source: str | os.PathLike[str], target: Path | None, *, blindly: bool = False) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
 
-        Without a target all is done but the writing.
+        Without a target all is done, but nothing is left. `blindly` leaves pixels as they are, whatever they show: such
+        a result must not go out before somebody has looked at it.
 
         Raises:
             BadData: the source is no instance, or is damaged.
@@ -127,7 +131,9 @@ class Deidentifier:
             file, _ = stack.enter_context(opened(source, follow=True))
             instance = _read(file)
             self._check_kind(instance)
-            rule = self._rule_for(instance)
+            rule = None if blindly else self._rule_for(instance)
+            if rule and target is None:  # only then can it be told whether the regions can be blanked
+                target = Path(stack.enter_context(TemporaryDirectory(prefix=TEMPORARY_PREFIX))) / "result"
             if rule and target and _is_encapsulated(instance.syntax):
                 native = target.with_name(f"{target.name}-native")
                 regions.decoded(os.fspath(source), native)
@@ -135,7 +141,8 @@ class Deidentifier:
                 file, _ = stack.enter_context(opened(native))
                 instance = _read(file)
             subject, known = self._subject(instance)
-            flags = "CLEANED" if rule else self._flags(instance)
+            allowed = blindly or self._settings.burned_in == "allow"
+            flags = "CLEANED" if rule else self._flags(instance, allowed=allowed)
             done, identity = self._spliced(instance, subject, flags)
             if done.has_overlay_in_pixels and flags == "YES":
                 flags = "NO"
@@ -143,6 +150,8 @@ class Deidentifier:
             record = _record(self._checked(instance, done), instance)
             outcome = self._outcome(record, subject, known, done, flags)
             meta = encode_meta(instance.sop_class, str(record["SOPInstanceUID"]), instance.syntax)
+            if done.has_overlay_in_pixels and not allowed:
+                raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
             self._check(instance, meta, done, identity)
             if target is None:
                 return outcome
@@ -169,11 +178,11 @@ class Deidentifier:
             regions.check_can_be_blanked(_raster(instance))
         return rule
 
-    def _flags(self, instance: _Source) -> str:
+    def _flags(self, instance: _Source, *, allowed: bool) -> str:
         """YES when the pixels show no identity as far as is known, NO when the user allowed what may show it."""
         if not (why := pixels.risk(instance.found, instance.sop_class)):
             return "YES"
-        if self._settings.burned_in != "allow":
+        if not allowed:
             raise Refused(why, "look at it, then use --burned-in allow or --clean-pixel-data", cause="burned-in")
         return "NO"
 
@@ -197,8 +206,8 @@ class Deidentifier:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
         done = self._once(instance, subject, flags)
         kept = frozenset(text for _, text in done.kept)
-        identity = _identity(frozenset(done.values), kept)
-        if not self._needs_another_look(done, identity):
+        identity = identity_of(frozenset(done.values), kept)
+        if not self._needs_another_look(instance, done, identity):
             return done, identity
         for numbers in (False, True):
             before = done
@@ -221,13 +230,15 @@ class Deidentifier:
         kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
-    def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
+    def _needs_another_look(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
         if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
             return True
-        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids)
+        if any(name in instance.found.get(_CHARSET, (b"", b""))[1] for name in _OF_MANY_BYTES):
+            return True  # full-width letters are only seen in decoded values
+        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids, lenient=True)
 
     def _once(
         self,
@@ -273,8 +284,6 @@ class Deidentifier:
     def _check(self, instance: _Source, meta: bytes, done: Spliced, identity: Identity) -> None:
         """The search of what has not been searched yet."""
         check_meta(meta)
-        if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
-            raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
         own = [IMPLEMENTATION_VERSION.encode()]
         if self._settings.profile.retain_uids:
             own.append(uid_in(instance.found[_SOP_INSTANCE][1]).encode())
@@ -287,11 +296,6 @@ class Deidentifier:
                         raise Refused(
                             "identity of the source stands beside the samples in its pixel data", cause="residue"
                         )
-
-
-@lru_cache(maxsize=256)
-def _identity(values: frozenset[tuple[str, str]], kept: frozenset[str]) -> Identity:
-    return replace(identity_of(values), kept=kept)
 
 
 def _read(file: OpenFile) -> _Source:

@@ -15,7 +15,7 @@ from dcmtools.disk.dataset import LONG_VRS, MAX_DEPTH, MAX_PADDING, SHORT_VRS, E
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.values import decoder_for
 from dcmtools.files.deidentify import table
-from dcmtools.files.deidentify.dummies import cleaned, dummy, shifted
+from dcmtools.files.deidentify.dummies import cleaned, dummy, has_form, shifted
 from dcmtools.files.deidentify.identity import Identity, kind_of, uids_in
 from dcmtools.files.deidentify.profile import (
     ACCESSION,
@@ -447,8 +447,18 @@ class Splicer:
             blocks[element] = creator
             own = any(tag >> 16 == group and tag >> 8 & 0xFF == element for tag in self._rules.profile.own)
             return None if own or any(place[0] == group for place in safe.get(creator, ())) else b""
-        places = safe.get(blocks.get(element >> 8, ""), frozenset())
-        return None if (group, element & 0xFF) in places else b""
+        vr = safe.get(blocks.get(element >> 8, ""), {}).get((group, element & 0xFF), "")
+        if not has_form(vr, raw):
+            return b""
+        if self._is_identity(raw, vr):
+            self.done.cleaned.append(_shown(rule.tag))
+            return b""
+        return None
+
+    def _is_identity(self, raw: bytes, vr: str) -> bool:
+        """Whether a text, or a number where those are looked at, is or holds identity."""
+        is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
+        return is_looked_at and self._identity.is_in_value(raw, self._text(raw), self._uids)
 
     def _graphic(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
         """What becomes of a part of a curve or an overlay under Clean Graphics: no text, bitmaps of regions only."""
