@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -36,7 +36,10 @@ class RunDcmtools(Protocol):
 
 
 class StartDcmtools(Protocol):
-    """Starts `dcmtools ARGS`; its stdout is a pipe, its stderr the file `stderr-N.txt` unless told otherwise."""
+    """Starts `dcmtools ARGS`; its stdout is a pipe, its stderr the file `stderr-N.txt` unless told otherwise.
+
+    `prefix` are the words of another command that runs it, such as setpriv.
+    """
 
     def __call__(
         self,
@@ -45,6 +48,7 @@ class StartDcmtools(Protocol):
         stdout: int | IO[Any] = subprocess.PIPE,
         stderr: int | IO[Any] | None = None,
         env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> subprocess.Popen[str]: ...
 
 
@@ -138,10 +142,11 @@ def start_dcmtools(tmp_path: Path, environment: dict[str, str]) -> Iterator[Star
         stdout: int | IO[Any] = subprocess.PIPE,
         stderr: int | IO[Any] | None = None,
         env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> subprocess.Popen[str]:
         with (tmp_path / f"stderr-{next(number)}.txt").open("wb") as talk:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dcmtools", *map(str, args)],
+                [*prefix, sys.executable, "-m", "dcmtools", *map(str, args)],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=talk if stderr is None else stderr,

@@ -84,8 +84,10 @@ def export(
         from dcmtools.files.export import check_apart, check_not_within, export_zip, files_in, outside
         from dcmtools.files.export import export as take_out
 
-        check_apart(out, frame.archive)
-        check_not_within(out, (name for name in inputs or () if name != "-"))
+        apart = [out, *([profile.quarantine] if profile.quarantine else [])]
+        for folder in apart:
+            check_apart(folder, frame.archive)
+            check_not_within(folder, (name for name in inputs or () if name != "-"))
         if zip and link:
             raise UsageError("--link does not go together with --zip", "a zip file has copies")
         options = _options(frame, profile, layout, link=link, dicomdir=dicomdir)
@@ -93,7 +95,7 @@ def export(
         if inputs and inputs != ["-"] and not (out / INDEX_NAME).exists():  # then nothing need be known of them before
             items = files_in(inputs)
         if inputs and "-" not in inputs:
-            items = outside(items, out)
+            items = outside(items, apart)
         with ExitStack() as stack:
             listeners = list(_listeners(frame, out, profile, options, stack))
 
@@ -157,6 +159,7 @@ def _options(
         lasting=profile.key_file is not None,
         dry_run=frame.common.dry_run,
         jobs=frame.jobs,
+        quarantine=profile.quarantine,
     )
 
 

@@ -129,6 +129,7 @@ def listen(
 
     def work(frame: Frame) -> Iterator[Record]:
         from dcmtools.disk.node_keys import KEYS
+        from dcmtools.network.acceptor import NOTHING_SAID
         from dcmtools.network.hooks import Hooks
         from dcmtools.network.hosts import among
         from dcmtools.network.listen import Options, Until
@@ -167,7 +168,7 @@ def listen(
         hooks = _hooks(on_instance, on_series, on_study, duration(settle))
 
         def notice(problem: DcmtoolsError) -> None:
-            frame.talk.warning(str(problem))
+            (frame.talk.debug if problem.cause == NOTHING_SAID else frame.talk.warning)(str(problem))
 
         with Hooks(hooks, notice) as running:
             for record in _received(frame, orders, workers, until, notice):

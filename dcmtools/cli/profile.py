@@ -74,8 +74,13 @@ class ProfileOptions:
         int, _option("--date-range", metavar="DAYS", min=1, max=36500, help="By how many days dates move at most.")
     ] = 3650
     burned_in: Annotated[
-        Literal["refuse", "allow"], _option("--burned-in", help="What becomes of pixels that may show identity.")
+        Literal["refuse", "quarantine", "allow"],
+        _option("--burned-in", help="What becomes of pixels that may show identity."),
     ] = "refuse"
+    quarantine: Annotated[
+        Path | None,
+        _option("--quarantine", metavar="DIR", help="The folder, apart from OUT, for --burned-in quarantine."),
+    ] = None
     on_residue: Annotated[
         Literal["clean", "refuse"], _option("--on-residue", help="What becomes of kept texts that hold identity.")
     ] = "clean"
@@ -111,6 +116,10 @@ def settings_of(options: ProfileOptions) -> "Settings":
     from dcmtools.files.deidentify.profile import Profile
     from dcmtools.files.deidentify.regions import read_rules
 
+    if (options.burned_in == "quarantine") != (options.quarantine is not None):
+        raise UsageError(
+            "--burned-in quarantine and --quarantine DIR go together", "name a folder that is not handed out"
+        )
     words = {word.strip() for word in options.pseudonymize.split(",") if word.strip()}
     if unknown := words - _PSEUDONYMS:
         raise UsageError(f"--pseudonymize {unknown.pop()[:40]}: is not known", "use accession, study-id, or both")

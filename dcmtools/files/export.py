@@ -24,12 +24,13 @@ from dcmtools.disk.atomic import (
 )
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import Lock
+from dcmtools.disk.parallel import Lost, each
 from dcmtools.disk.part10 import same_data_set
 from dcmtools.disk.tree import INDEX_NAME
-from dcmtools.disk.workers import in_order
 from dcmtools.files.deidentify.instance import Settings
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.files.dicomdir import MediaLayout, write_dicomdir
+from dcmtools.files.quarantine import Quarantine
 from dcmtools.files.taking_out import How, Job, Mark, NotTaken, Taken, TakeOut
 from dcmtools.files.zipping import zip_folder
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, Refused, UsageError, from_os
@@ -45,7 +46,8 @@ _SECONDS = 2.0
 _FEW = 16
 # What lies in a folder beside instances, and is no error.
 _NO_INSTANCE = frozenset({"not-dicom", "dicomdir"})
-_MODULES = ("dcmtools.files.taking_out",)
+# Files that go to a process together, and how many such chunks wait for each: none idles while a batch gets its names.
+_CHUNK, _AHEAD = 32, 16
 
 Stop = Callable[[], bool]
 # Hears what came of an instance, or its record in the input when it was there already, and the record that comes out.
@@ -65,6 +67,7 @@ class ExportOptions:
     dry_run: bool = False
     jobs: int = 1
     dicomdir: bool = False
+    quarantine: Path | None = None  # where what may show identity in its pixels is kept, when it is to be kept
 
 
 def _never() -> bool:
@@ -150,7 +153,8 @@ class _Target:
         self._planned: dict[Path, str] = {}
         self._mark = Mark(options.key, options.settings)
         self._is_new = not self.index.file.exists()  # then nothing can be there already
-        self._below = _prefixes(self.out)
+        self.aside = Quarantine(options.quarantine, self.out) if options.quarantine else None
+        self._below = (*_prefixes(self.out), *(_prefixes(options.quarantine) if options.quarantine else ()))
 
     def open(self, stack: ExitStack) -> None:
         """Makes the folder, and clears what a killed run left unfinished."""
@@ -163,6 +167,8 @@ class _Target:
         except OSError as problem:
             raise from_os(problem, "making the output folder", self.out) from problem
         stack.callback(shutil.rmtree, self.staging, ignore_errors=True)
+        if self.aside:
+            self.aside.open(stack)
 
     def check_empty(self) -> None:
         """Raises CannotCreate where a key for this run alone would not fit to what an earlier run made."""
@@ -182,14 +188,15 @@ class _Target:
         """Takes out what the stream names."""
         options = self.options
         staging = None if options.dry_run else self.staging
-        given = (staging, options.how, options.key, options.settings)
+        aside = self.aside.staging if self.aside and not options.dry_run else None
+        take_out = TakeOut(staging, options.how, options.key, options.settings, aside)
         passing: dict[int, list[Record]] = {}
         jobs = self._jobs(stream, passing, stop, told)
         batch = _Batch(self, told)
         if options.key and not options.dry_run:
             self._sign(options.key)
-        for result in in_order(jobs, TakeOut, given, options.jobs, modules=_MODULES):
-            yield from batch.add(result, passing.pop(result.job.number, ()))
+        for job, result in each(options.jobs, take_out, jobs, at_once=_CHUNK, ahead=_AHEAD):
+            yield from batch.add(_killer(job) if isinstance(result, Lost) else result, passing.pop(job.number, ()))
         yield from batch.flush()
         for number in sorted(passing):
             yield from passing[number]
@@ -214,7 +221,9 @@ class _Target:
                 passing.setdefault(number, []).append(record)
             elif path and os.fspath(path).startswith(self._below):
                 if "found" not in record:
-                    problem = Refused(f"{path_keys(path)['path']} lies in the output", "export to another folder")
+                    problem = Refused(
+                        f"{path_keys(path)['path']} lies in the output or its quarantine", "export to another folder"
+                    )
                     passing.setdefault(number, []).append(problem.record(**path_keys(path)))
             elif type_of(record) in {"instance", "file"} and path and record.get("state") not in NOTHING_THERE:
                 if there := self._done(record, path):
@@ -339,6 +348,8 @@ class _Batch:
 
     def _placed(self, item: Taken | NotTaken) -> Record:
         if isinstance(item, NotTaken):
+            if item.record and self._target.aside:
+                item.problem.where["quarantine"] = self._target.aside.keep(item.record, item.aside)
             raise item.problem
         try:
             path, state = self._target.place(item)
@@ -369,6 +380,12 @@ class _Batch:
         except OSError as problem:
             raise from_os(problem, "exporting to", self._target.out) from problem
         index.append(line for line in lines if os.fspath(path_of(line) or "") not in known)
+
+
+def _killer(job: Job) -> NotTaken:
+    where = path_keys(job.path)
+    reason = f"{where['path']}: the process that read it was killed"
+    return NotTaken(job, BadData(reason, "look for a lack of memory in the system's log", **where))
 
 
 def _same_state(one: Record, other: Record) -> bool:
@@ -406,9 +423,9 @@ def files_in(paths: Iterable[Path | str]) -> Iterator[Record]:
             yield found
 
 
-def outside(items: Iterable[Record], out: Path) -> Iterator[Record]:
-    """The records less those of files below the output, which a scan of the folder around it comes upon."""
-    below = _prefixes(out)
+def outside(items: Iterable[Record], outputs: Iterable[Path]) -> Iterator[Record]:
+    """The records less those of files below the outputs, which a scan of the folder around them comes upon."""
+    below = tuple(prefix for out in outputs for prefix in _prefixes(out))
     return (item for item in items if not os.fspath(path_of(item) or "").startswith(below))
 
 
@@ -421,7 +438,7 @@ def check_not_within(out: Path, inputs: Iterable[str]) -> None:
     there = Path(os.path.realpath(out))
     for name in inputs:
         if Path(os.path.realpath(name)).is_relative_to(there):
-            raise UsageError(f"{name} lies in the output {out}", "export to another folder")
+            raise UsageError(f"{name} lies in {out}, where results go", "export to another folder")
 
 
 def check_apart(out: Path, source: Path) -> None:

@@ -63,7 +63,8 @@ class Report:
         line: Record = {"type": "instance", "source": self._key.digest("PATH", os.fspath(path or "")).hex()[:32]}
         if record.get("type") == "error":
             problem = item.problem.cause if isinstance(item, NotTaken) else record.get("cause")
-            self._add({**line, "state": "refused" if problem in _REFUSALS else "failed", "cause": problem})
+            state = "quarantined" if "quarantine" in record else "refused" if problem in _REFUSALS else "failed"
+            self._add({**line, "state": state, "cause": problem})
             return
         line |= {"SOPInstanceUID": record.get("SOPInstanceUID"), "state": record.get("state")}
         if isinstance(item, Taken) and item.outcome:

@@ -38,10 +38,12 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
-    """An instance that stays where it is, and why."""
+    """An instance that stays where it is, and why; `aside`, with `record`, is its result that must be looked at."""
 
     job: Job
     problem: DcmtoolsError
+    record: Record | None = None
+    aside: Path | None = None
 
 
 class Mark:
@@ -58,10 +60,16 @@ class Mark:
 
 
 class TakeOut:
-    """What is done with each job; without a `staging` folder nothing is written."""
+    """What is done with each job; without a `staging` folder nothing is written.
 
-    def __init__(self, staging: Path | None, how: How, key: Key | None, settings: Settings | None) -> None:
-        self._staging, self._how = staging, how
+    In `aside` is made what may show identity in its pixels, where that is to be kept apart: never in the output.
+    """
+
+    def __init__(
+        self, staging: Path | None, how: How, key: Key | None, settings: Settings | None, aside: Path | None = None
+    ) -> None:
+        self._staging, self._how, self._aside = staging, how, aside
+        self._sets_aside = settings is not None and settings.burned_in == "quarantine"
         self._deidentifier = Deidentifier(key, settings) if key and settings else None
         self._mark = Mark(key, settings)
 
@@ -71,9 +79,25 @@ class TakeOut:
         try:
             return self._deidentified(job, target) if self._deidentifier else self._as_it_is(job, target)
         except DcmtoolsError as problem:
+            return self._set_aside(job, problem) if self._is_for_others(problem) else NotTaken(job, problem)
+        except OSError as problem:
+            return NotTaken(job, from_os(problem, "exporting", job.path))
+
+    def _is_for_others(self, problem: DcmtoolsError) -> bool:
+        return self._sets_aside and problem.cause == "burned-in"
+
+    def _set_aside(self, job: Job, why: DcmtoolsError) -> NotTaken:
+        """The result with pixels as they are, for somebody to look at; or why there is none."""
+        target = self._aside / temporary_name() if self._aside else None
+        assert self._deidentifier is not None  # noqa: S101
+        try:
+            outcome = self._deidentifier.deidentify(job.path, target, blindly=True)
+        except DcmtoolsError as problem:
+            problem.where |= path_keys(job.path)
             return NotTaken(job, problem)
         except OSError as problem:
             return NotTaken(job, from_os(problem, "exporting", job.path))
+        return NotTaken(job, why, outcome.record, target)
 
     def _deidentified(self, job: Job, target: Path | None) -> Taken:
         assert self._deidentifier is not None  # noqa: S101

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from dcmtools.disk.part10 import opened
+from dcmtools.disk.tree import INDEX_NAME
 from dcmtools.model.errors import Refused, from_os
 from dcmtools.model.record import Record, path_keys
 
@@ -60,6 +61,14 @@ def names_below(out: Path) -> Iterator[Path | OSError]:
     yield from problems
 
 
+ZIPPED = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+
+
+def lists_others(name: str) -> bool:
+    """Whether a file tells of the instances beside it: what they say of themselves must be known before."""
+    return name.rpartition("/")[2] in {INDEX_NAME, "index.sqlite", "DICOMDIR"}
+
+
 def look_into(path: Path, out: Path) -> Iterator[Found]:
     """A file below `out` and all that is packed in it; each is open until the next is asked for.
 
@@ -79,16 +88,18 @@ class _Unpacking:
         self._path, self._left = path, MAX_EXPANDED
 
     def of(self, found: Found, depth: int) -> Iterator[Found]:
-        """A file, and what is packed in it."""
-        yield found
+        """A file, and what is packed in it; a zip comes behind that, since it has the names of it."""
         head = found.read(0, 6)
         opener = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
-        is_zip = head.startswith((b"PK\3\4", b"PK\5\6", b"PK\7\x08"))
+        is_zip = head.startswith(ZIPPED)
+        if not is_zip:
+            yield found
         if depth >= MAX_DEPTH and (opener or is_zip):
             raise self._unseen("it is packed too often")
         found.file.seek(0)
         if is_zip:
             yield from self._zipped(found, depth)
+            yield found
         elif opener:
             with opener(found.file) as stream:
                 yield from self._held(stream, found, "", depth)
@@ -99,7 +110,7 @@ class _Unpacking:
         except _DAMAGES as problem:
             raise self._unseen(type(problem).__name__) from problem
         with archive:
-            for info in archive.infolist():
+            for info in sorted(archive.infolist(), key=lambda one: lists_others(one.filename)):
                 if not info.is_dir():
                     yield from self._member(archive, info, found, depth)
 

@@ -28,6 +28,8 @@ PERMANENT, TRANSIENT = 1, 2
 _SILENT_FACTOR = 4
 # Seconds that a peer between two messages has for its release when we close.
 COURTESY = 1.0
+# The cause of the error of a peer that only looks whether the port is open, as monitors do: no cause for alarm.
+NOTHING_SAID = "nothing-said"
 
 Choose = Callable[[str, tuple[str, ...]], str | None]
 Serve = Callable[[Association], None]
@@ -242,8 +244,7 @@ class Acceptor:
         except ProtocolError as problem:
             with contextlib.suppress(ProtocolError):
                 connection.write([pdu.encode_abort(SERVICE_PROVIDER, 2)], 1)
-            # Who only looks whether the port is open, as monitors do, is no cause for alarm.
-            cause = "nothing-said" if connection.is_silent else problem.cause
+            cause = NOTHING_SAID if connection.is_silent else problem.cause
             raise ProtocolError(f"{host}: {problem.reason}", problem.advice, cause=cause) from None
 
     def _rejection(self, request: pdu.Request) -> tuple[tuple[int, int, int], DcmtoolsError] | None:

@@ -243,7 +243,7 @@ class Receiver:
                 raise TimedOut(f"{association.where} sends less than {_SLOWEST} bytes a second", "see its network")
             if passed > _PATIENCE and work.waiting:  # those before it need not wait for this one
                 self._settle(work)
-            if arriving.size:
+            if file.size:  # and not what came of the data set: its first fragment may be empty
                 file.write(fragment)
             else:
                 file.write(meta, fragment)

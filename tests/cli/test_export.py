@@ -389,6 +389,157 @@ def test_rules_that_cannot_be_used_are_told(dcmtools: RunDcmtools, scans: Path, 
         assert dcmtools("export", "out", "scans", "--anonymize", "--clean-pixel-data", "rules.json").returncode == 78
 
 
+class TestQuarantine:
+    """What may show identity in its pixels is kept apart: de-identified in all else, and never in the output."""
+
+    CALL = ("export", "out", "in", "--anonymize", "--key-file", "study.key", "--burned-in", "quarantine")
+
+    @pytest.fixture
+    def mixed(self, tmp_path: Path, key: Path) -> Path:
+        capture = pydicom.uid.SecondaryCaptureImageStorage
+        write_series(tmp_path / "in", 2, PatientName="Doeling^Johnathan")
+        write_instance(tmp_path / "in" / "capture.dcm", 2, SOPClassUID=capture, PatientName="Doeling^Johnathan")
+        write_instance(tmp_path / "in" / "said.dcm", 3, BurnedInAnnotation="YES", PatientName="Doeling^Johnathan")
+        return key
+
+    def test_risky_files_are_kept_apart_and_told(self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path) -> None:
+        done = dcmtools(*self.CALL, "--quarantine", "review", "--report", "report.jsonl", "--crosswalk", "walk.csv")
+
+        errors = records(done.stdout, "error")
+        held = sorted((tmp_path / "review").rglob("*.dcm"))
+        report = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+        assert done.returncode == 3, done.stderr
+        assert len(records(done.stdout, "instance")) == len(list((tmp_path / "out").rglob("*.dcm"))) == 2
+        assert {one["cause"] for one in errors} == {"burned-in"}
+        assert [Path(one["path"]).name for one in errors] == ["capture.dcm", "said.dcm"]
+        assert sorted(one["quarantine"] for one in errors) == [str(path) for path in held]
+        assert [one["state"] for one in report[1:]] == ["deidentified"] * 2 + ["quarantined"] * 2
+        assert stat.S_IMODE((tmp_path / "review").stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in held} == {0o600}
+        for path in held:
+            read = pydicom.dcmread(path)
+            assert b"doeling" not in path.read_bytes().lower()
+            assert read.PatientIdentityRemoved == "NO"
+            assert "113100" not in [code.CodeValue for code in read.DeidentificationMethodCodeSequence]
+            assert read.SOPInstanceUID not in (tmp_path / "walk.csv").read_text()
+            assert read.SOPInstanceUID not in (tmp_path / "out" / "index.jsonl").read_text()
+
+    def test_second_run_changes_nothing_and_release_gives_the_same_instance(
+        self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path
+    ) -> None:
+        dcmtools(*self.CALL, "--quarantine", "review")
+        before = tree(tmp_path / "review")
+        again = dcmtools(*self.CALL, "--quarantine", "review", "--jobs", 1)
+        released = dcmtools("export", "out", "in/capture.dcm", *self.CALL[3:-1], "allow")
+
+        assert again.returncode == 3
+        assert tree(tmp_path / "review") == before
+        assert len(before) == 2
+        assert released.returncode == 0, released.stderr
+        assert len(before.items() & tree(tmp_path / "out").items()) == 1
+
+    def test_plan_is_what_is_done(self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path) -> None:
+        plan = dcmtools(*self.CALL, "--quarantine", "review", "--dry-run")
+        assert not (tmp_path / "review").exists()
+        assert not (tmp_path / "out").exists()
+
+        done = dcmtools(*self.CALL, "--quarantine", "review")
+
+        assert plan.returncode == done.returncode == 3
+        assert outcomes(plan.stdout) == outcomes(done.stdout)
+
+    def test_what_a_rule_cannot_clean_is_kept_apart_too(
+        self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path
+    ) -> None:
+        (tmp_path / "rules.json").write_text(json.dumps([{"regions": [[4000, 0, 9, 9]]}]))
+
+        done = dcmtools(*self.CALL, "--quarantine", "review", "--clean-pixel-data", "rules.json")
+
+        assert {one["cause"] for one in records(done.stdout, "error")} == {"burned-in"}
+        assert len(tree(tmp_path / "review")) == 4
+        assert not tree(tmp_path / "out")
+
+    def test_folder_of_review_is_apart_private_and_named(
+        self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path
+    ) -> None:
+        (tmp_path / "open").mkdir(mode=0o755)
+        ended = [dcmtools(*self.CALL, "--quarantine", name).returncode for name in ("out", "out/review", ".", "open")]
+
+        assert ended == [2, 2, 2, 77]
+        assert dcmtools(*self.CALL).returncode == 2
+        assert dcmtools(*self.CALL[:-2], "--quarantine", "review").returncode == 2
+        assert not (tmp_path / "out").exists() or not tree(tmp_path / "out")
+
+    def test_folder_of_review_is_no_source(self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path) -> None:
+        dcmtools(*self.CALL, "--quarantine", "in/review")
+        again = dcmtools(*self.CALL, "--quarantine", "in/review")
+
+        assert len(records(again.stdout, "error")) == 2
+        assert dcmtools("export", "out", "in/review", *self.CALL[3:], "--quarantine", "in/review").returncode == 2
+
+    def test_zip_has_nothing_of_it(self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path) -> None:
+        done = dcmtools("export", "out.zip", "in", "--zip", *self.CALL[3:], "--quarantine", "review")
+
+        with zipfile.ZipFile(tmp_path / "out.zip") as packed:
+            assert sum(name.endswith(".dcm") for name in packed.namelist()) == 2
+        assert done.returncode == 3
+        assert len(tree(tmp_path / "review")) == 2
+
+
+def outcomes(stdout: str) -> list[dict[str, object]]:
+    """What became of each file, less what only a file that is there has."""
+    return [
+        {key: value for key, value in one.items() if key not in {"dry_run", "size", "mtime_ns"}}
+        for one in records(stdout)
+        if one["type"] != "event"
+    ]
+
+
+class TestDryRun:
+    """A plan is exact: what it says is what comes."""
+
+    def test_regions_and_pixels_are_looked_at(self, dcmtools: RunDcmtools, key: Path, tmp_path: Path) -> None:
+        capture = pydicom.uid.SecondaryCaptureImageStorage
+        for number, (maker, side) in enumerate((("Acme", 16), ("Acme", 8), ("Other", 16), ("Short", 16))):
+            path = write_instance(
+                tmp_path / "in" / f"{number}.dcm", number + 1, SOPClassUID=capture, side=side, Manufacturer=maker
+            )
+            if maker == "Short":
+                read = pydicom.dcmread(path)
+                read.PixelData = read.PixelData[:-4]
+                read.save_as(path)
+        write_series(tmp_path / "in", 2, patient=9)
+        rules = [{"Manufacturer": name, "regions": [[0, 12, 16, 2]]} for name in ("Acme", "Short")]
+        (tmp_path / "rules.json").write_text(json.dumps(rules))
+        call = ("export", "out", "in", "--anonymize", "--key-file", key, "--clean-pixel-data", "rules.json")
+
+        plan = dcmtools(*call, "--dry-run")
+        assert not (tmp_path / "out").exists()
+        done = dcmtools(*call)
+
+        assert len(records(plan.stdout, "instance")) == 3
+        assert len(records(plan.stdout, "error")) == 3
+        assert outcomes(plan.stdout) == outcomes(done.stdout)
+
+    def test_compressed_pixels_are_decoded_for_the_plan(
+        self, dcmtools: RunDcmtools, data: Path, key: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").mkdir()
+        for name in ("JPGLosslessP14SV1_1s_1f_8b.dcm", "US1_J2KR.dcm", "SC_rgb_dcmtk_ebcr_dcmd.dcm"):
+            (tmp_path / "in" / name).write_bytes((data / "odd" / name).read_bytes())
+        broken = (data / "odd" / "JPGLosslessP14SV1_1s_1f_8b.dcm").read_bytes()
+        scan = broken.rindex(b"\xff\xda")
+        (tmp_path / "in" / "broken.dcm").write_bytes(
+            broken[: scan + 20].replace(b".1.1", b".1.2") + bytes(len(broken) - scan - 28) + broken[-8:]
+        )
+        (tmp_path / "rules.json").write_text(json.dumps([{"regions": [[0, 0, 10, 10]]}]))
+        call = ("export", "out", "in", "--anonymize", "--key-file", key, "--clean-pixel-data", "rules.json")
+
+        plan, done = dcmtools(*call, "--dry-run"), dcmtools(*call)
+
+        assert outcomes(plan.stdout) == outcomes(done.stdout)
+
+
 class TestMedia:
     def test_dicomdir_lists_what_is_there_and_never_what_was(
         self, dcmtools: RunDcmtools, archive: Path, key: Path, tmp_path: Path

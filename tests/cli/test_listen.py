@@ -1,5 +1,7 @@
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +74,23 @@ def test_a_signal_drains_it(start_dcmtools: StartDcmtools, number: int) -> None:
     process.send_signal(number)
 
     assert process.wait(20) == (0 if number == signal.SIGTERM else 130)
+
+
+def test_who_only_looks_whether_the_port_is_open_is_not_told_of(start_dcmtools: StartDcmtools, tmp_path: Path) -> None:
+    process = start_dcmtools("listen", "--port", 0, "--archive", "archive", "--bind", "127.0.0.1")
+    port = next(lines(process))["port"]
+    for said in (b"", b"GET / HTTP/1.0\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            peer.sendall(said)
+            peer.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                while peer.recv(4096):
+                    pass
+    process.terminate()
+
+    assert process.wait(20) == 0
+    (told,) = (tmp_path / "stderr-1.txt").read_text().splitlines()
+    assert "the peer sent no DICOM PDU" in told
 
 
 def test_a_reader_that_goes_away_ends_it_with_75(start_dcmtools: StartDcmtools, tool: RunTool, tmp_path: Path) -> None:

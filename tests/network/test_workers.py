@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +23,7 @@ from dcmtools.model.errors import DcmtoolsError, ProtocolError, TryLater
 from dcmtools.model.node import Local
 from dcmtools.model.record import Record
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN
-from dcmtools.network import crew
+from dcmtools.network import crew, pdu
 from dcmtools.network.crew import Crew
 from dcmtools.network.echo import verify
 from dcmtools.network.listen import Options
@@ -74,6 +76,11 @@ class Service:
         self.process.send_signal(number)
         return self.wait()
 
+    def end_children(self) -> None:
+        """Ends what a program runs that was started in place of it, such as strace."""
+        for pid in children(self.process.pid):
+            os.kill(pid, signal.SIGTERM)
+
     def wait(self) -> int:
         code = self.process.wait(30)
         self._reader.join(10)
@@ -84,6 +91,12 @@ def children(pid: int) -> list[int]:
     """The processes that a process has started, in whichever of its threads."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return sorted(int(one) for task in tasks for one in task.read_text().split())
+
+
+def seconds_of(pid: int) -> float:
+    """The processor time that a process took so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def is_there(pid: int) -> bool:
@@ -347,6 +360,29 @@ def test_through_tls_each_worker_shakes_hands(serve: Serve, certificates: Certif
     with request(peer, Local(), wanted) as one, request(peer, Local(), wanted) as two:
         assert send(one, encoded())["Status"] == 0
         assert send(two, encoded(1, 1, 1, 2), uid(1, 1, 1, 2))["Status"] == 0
+    assert service.end() == 0
+
+
+def test_without_descriptors_a_connection_waits_for_a_worker_that_has_one_and_nobody_spins(serve: Serve) -> None:
+    service = serve()
+    with client(service.port) as association:
+        verify(association)
+        for pid in service.workers:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), 4096))
+        assert send(association, encoded())["Status"] == 0xA700
+        with (
+            socket.create_connection(("127.0.0.1", service.port)),
+            socket.create_connection(("127.0.0.1", service.port)) as outside,
+        ):
+            contexts = (pdu.Proposal(1, MR, (EXPLICIT_VR_LITTLE_ENDIAN,)),)
+            outside.sendall(pdu.encode_request(pdu.Request("OURS", "X", contexts=contexts)))
+            before, begun = sum(map(seconds_of, service.workers)), time.monotonic()
+            wait_until(lambda: time.monotonic() > begun + 1)
+            assert sum(map(seconds_of, service.workers)) - before < 0.1
+            for pid in service.workers:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, 4096))
+            assert outside.recv(1) == bytes((pdu.ASSOCIATE_AC,))
+        assert send(association, encoded())["Status"] == 0
     assert service.end() == 0
 
 

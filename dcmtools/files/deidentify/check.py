@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from io import BytesIO
 from struct import pack
 
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
@@ -15,9 +15,10 @@ from dcmtools.disk.part10 import PREAMBLE
 from dcmtools.disk.values import Decoder, decoder_for, quiet
 from dcmtools.files.deidentify.identity import kind_of
 from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
+from dcmtools.files.deidentify.rereading import DataSet, Unreadable, reread
 from dcmtools.model.errors import Refused
 
-_GRAPHICS, _UI = frozenset({0x50, 0x60}), frozenset({"UI", None})
+_GRAPHICS, _UI = frozenset({0x50, 0x60}), frozenset({b"UI", b""})
 _CONTENT = 0x0040A730
 _DIGITS = re.compile(rb"[0-9.+\\\- \0]*")
 _META = frozenset({0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013})
@@ -25,55 +26,43 @@ _META = frozenset({0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0
 
 def check_meta(meta: bytes) -> None:
     """Raises Refused when the preamble or group 0002 hold anything but what they must (PS3.15 E.1.1 step 7)."""
-    data_set = read_dataset(BytesIO(meta[PREAMBLE + 4 :]), is_implicit_VR=False, is_little_endian=True)
-    if any(meta[:PREAMBLE]) or not _META.issuperset(map(int, data_set.keys())):
+    if any(meta[:PREAMBLE]) or not _META.issuperset(one.tag for one in reread(meta[PREAMBLE + 4 :], explicit=True)):
         raise _residue("the file meta information")
 
 
-def check_data_set(data: bytes, encoding: Encoding, profile: Profile, uids: AbstractSet[bytes]) -> None:
-    """Raises Refused when a data set without its pixels is not what the profile wants, or cannot be read.
-
-    `uids` are those of the source that had to be replaced.
-    """
+def read_again(data: bytes, encoding: Encoding) -> DataSet:
+    """The elements of a data set without its pixels; Refused when it cannot be read."""
     try:
-        with quiet():
-            data_set = read_dataset(BytesIO(data), not encoding.explicit, not encoding.big)
-            missing = [tag for tag in STATEMENT if tag not in data_set]
-            found = next(_violations(data_set, profile, uids), 0)
-    except Exception as problem:
-        raise Refused(f"pydicom cannot read the result ({type(problem).__name__})", cause="self-check") from problem
-    if missing:
+        return reread(data, explicit=encoding.explicit, big=encoding.big)
+    except Unreadable as problem:
+        raise Refused(
+            f"the result cannot be read: {problem}", "report this kind of file", cause="self-check"
+        ) from problem
+
+
+def check_data_set(data_set: DataSet, profile: Profile, uids: AbstractSet[bytes]) -> None:
+    """Raises Refused when a data set is not what the profile wants; `uids` are those of the source that had to go."""
+    if not {one.tag for one in data_set}.issuperset(STATEMENT):
         raise _residue("what says how it was de-identified")
-    if found:
+    if found := next(_violations(data_set, profile, uids), 0):
         raise _residue(f"({found >> 16:04X},{found & 0xFFFF:04X})")
 
 
-def _violations(data_set: Dataset, profile: Profile, uids: AbstractSet[bytes]) -> Iterator[int]:
-    """The tags of elements that should not be there, at any depth.
-
-    Elements are looked at as they were read: to convert them all takes ten times as long.
-    """
+def _violations(data_set: DataSet, profile: Profile, uids: AbstractSet[bytes]) -> Iterator[int]:
+    """The tags of elements that should not be there, at any depth."""
     must_go, own = profile.must_go, profile.own
-    for key, element in data_set._dict.items():  # noqa: SLF001
-        tag, vr = int(key), element.VR
+    for tag, vr, value, items in data_set:
         group = tag >> 16
         if tag not in own and (
             tag in must_go
             or group < 8
             or (group & 1 and not profile.keeps_private(group))
             or (group >> 8 in _GRAPHICS and not profile.clean_graphics)
-            or (vr in _UI and uids and _has_old_uid(element, uids))
+            or (vr in _UI and not uids.isdisjoint([part.strip(b"\0 ") for part in value.split(b"\\")]))
         ):
             yield tag
-        if vr == "SQ" or (vr is None and vr_of(tag) == "SQ"):
-            for item in data_set[key].value:
-                yield from _violations(item, profile, uids)
-
-
-def _has_old_uid(element: DataElement | RawDataElement, uids: AbstractSet[bytes]) -> bool:
-    if not isinstance(element, RawDataElement) or not element.value:
-        return False
-    return not uids.isdisjoint(part.strip(b"\0 ") for part in element.value.split(b"\\"))
+        for item in items or ():
+            yield from _violations(item, profile, uids)
 
 
 def kept_elements(
@@ -125,4 +114,4 @@ def _written(element: RawDataElement, *, big: bool) -> bytes:
 
 
 def _residue(where: str) -> Refused:
-    return Refused(f"the self-check found what should be gone: {where}", "report this file's kind", cause="self-check")
+    return Refused(f"the self-check found what should be gone: {where}", "report this kind of file", cause="self-check")

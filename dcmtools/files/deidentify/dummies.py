@@ -38,6 +38,14 @@ _DUMMIES: dict[str, bytes] = {
 }
 _DATE = re.compile(rb"(\d{4})(?:(\d{2})(\d{2})|\.(\d{2})\.(\d{2}))\Z")
 _DATE_TIME = re.compile(rb"(\d{8})((?:\d{2}){0,3}(?:\.\d{1,6})?(?:[+-]\d{4})?)\Z")
+_SIZES = {"AT": 4, "FD": 8, "FL": 4, "SL": 4, "SS": 2, "UL": 4, "US": 2}
+_FORMS = {
+    "CS": re.compile(rb"[A-Z0-9 _\\]*\0?"),
+    "DS": re.compile(rb"[0-9.eE+\- \\]*\0?"),
+    "IS": re.compile(rb"[0-9+\- \\]*\0?"),
+    "LO": re.compile(rb"(?:[^\\\0]{0,64}(?:\\|\0?\Z))*", re.DOTALL),
+    "SH": re.compile(rb"(?:[^\\\0]{0,16}(?:\\|\0?\Z))*", re.DOTALL),
+}
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 # Numbers of one to three digits, with a unit or a decimal point: a thickness, an echo time; no date, no identifier.
 _MEASURE = re.compile(r"\d{1,3}(?:mm|cm|ms|s|t|hz|kv|ma|ml|deg|d|x|ch)?\Z")
@@ -53,6 +61,14 @@ def shifted(vr: str, value: bytes, days: int) -> bytes | None:
     texts = value.strip(b"\0 ").split(b"\\")
     moved = [_moved(vr, text.strip(), days) for text in texts]
     return None if None in moved else b"\\".join(text for text in moved if text is not None)
+
+
+def has_form(vr: str, value: bytes) -> bool:
+    """Whether a value is one of this VR, as far as bytes can tell (PS3.5 6.2); of no VR is none."""
+    if size := _SIZES.get(vr):
+        return len(value) % size == 0
+    form = _FORMS.get(vr)
+    return form is not None and form.fullmatch(value) is not None
 
 
 def cleaned(text: str, identity: frozenset[str]) -> str:

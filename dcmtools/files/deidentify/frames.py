@@ -1,6 +1,7 @@
-"""The bytes of pixel data that are no samples: comments and application segments of JPEG, boxes of JPEG 2000.
+"""The bytes of encapsulated pixel data: comments and application segments of JPEG, boxes of JPEG 2000, and samples.
 
-Identity has been found in all of them. Samples are left alone: what they show, no search of bytes can tell.
+Identity has been found in all of them. Samples are bytes that may be any, in which only a long text is no chance: what
+they show, no search of bytes can tell.
 """
 
 import re
@@ -78,11 +79,10 @@ def _beside(frame: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def _of_jpeg(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """All but the entropy-coded segments (ISO/IEC 10918-1 B.1.1), which follow the header of a scan."""
+    """Segments as texts; as any bytes the entropy-coded ones, which follow that of a scan (ISO/IEC 10918-1 B.1.1)."""
     pos, is_scan = 2, False
     while match := _MARKER.search(data, pos):
-        if not is_scan:
-            yield data[pos : match.start()], False
+        yield data[pos : match.start()], is_scan
         pos, marker = match.end(), data[match.end() - 1]
         is_scan = marker == _SOS
         if marker == _EOI:
@@ -96,7 +96,11 @@ def _of_jpeg(data: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def _of_codestream(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """The headers of a JPEG 2000 codestream and of its tile-parts, and what follows it (ISO/IEC 15444-1 A)."""
+    """The headers of a JPEG 2000 codestream and of its tile-parts, their packets as any bytes, and what follows it.
+
+    Within packets no marker above FF8F can stand (ISO/IEC 15444-1 B.10.1): the first end of the codestream is the end,
+    whatever a tile-part says of its length.
+    """
     start = data.find(b"\xff\x90")
     if start < 0:
         yield data, True
@@ -104,11 +108,14 @@ def _of_codestream(data: bytes) -> Iterator[tuple[bytes, bool]]:
     yield data[:start], False
     while data[start : start + 2] == b"\xff\x90":
         size = int.from_bytes(data[start + 6 : start + 10], "big")
-        stop = start + size if size else max(data.rfind(b"\xff\xd9"), start + 12)
+        stop = min(start + size if size else len(data), len(data))
         body = data.find(b"\xff\x93", start, stop)
-        yield data[start : body if body >= 0 else stop], False
-        if stop <= start:
-            return
+        if body < 0 or stop < start + 12:
+            break
+        if (end := data.find(b"\xff\xd9", body, stop)) >= 0:
+            stop = end
+        yield data[start:body], False
+        yield data[body:stop], True
         start = stop
     yield data[start:], False
 

@@ -16,6 +16,8 @@ from functools import cached_property, lru_cache
 from itertools import permutations
 from urllib.parse import quote
 
+from dcmtools.files.deidentify.loose import BETWEEN, FULL_WIDTH, SHORTEST, Loose, loose_of
+
 # Who and where the patient is: values of these, beside all of VR PN, are searched for in what is written.
 _IDENTIFIERS = frozenset(
     {
@@ -46,12 +48,16 @@ _CODECS = (
     "iso8859_15", "tis_620", "gb18030", "euc_kr", "shift_jis", "euc_jp", "iso2022_jp", "iso2022_jp_2",
 )  # fmt: skip
 _ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Z]")  # between character sets (ISO/IEC 2022)
+_IN_ANY_BYTES = 6  # of a text that is searched for among bytes that may be any
 _BYTES = 3  # an encoded text of fewer would be found by chance
 _ROOT = 12
 _SEPARATORS = ("^", " ", "_", ", ", "")
 _SHORT_WORDS = 4  # of one name, of which each two are searched for in either order
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _NO_DATE = "19000101"  # what stands for no date, in results of this profile, too
+# How letters are written that have no other sign: in German, in Danish and Norwegian, and at airports.
+_TWO_LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae", "þ": "th", "ñ": "nn"})
+_ONE_LETTER = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "\u0131": "i"})
 _LONG_NUMBER, _UID_LENGTH = 8, 64
 _NUMBERS_BEFORE, _NUMBERS_BEHIND = re.compile(rb"[0-9.]*\Z"), re.compile(rb"[0-9.]*")
 _SIGNS = frozenset([b"", b"\0", b"\\", b" ", b"-", b"+"])  # behind which a decimal fraction may begin with its point
@@ -149,6 +155,7 @@ class Identity:
     strong: frozenset[str] = frozenset()
     short: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
+    loose: frozenset[Loose] = frozenset()
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -160,12 +167,16 @@ class Identity:
     @cached_property
     def _needles(self) -> tuple[tuple[bytes, bool], ...]:
         """The strong texts as bytes in lower case, each with whether digits beside it make it another number."""
-        found = {needle: text.isdecimal() for text in sorted(self.strong) for needle in _written(text)}
-        return tuple(found.items())
+        return _fewest((needle, text.isdecimal()) for text in sorted(self.strong) for needle in _written(text))
 
     @cached_property
     def _long_needles(self) -> tuple[tuple[bytes, bool], ...]:
-        return tuple((needle, number) for needle, number in self._needles if len(needle) >= 6)
+        return _fewest(
+            (needle, text.isdecimal())
+            for text in sorted(self.strong)
+            for needle in _written(text)
+            if len(needle) >= _IN_ANY_BYTES
+        )
 
     @cached_property
     def _whole(self) -> frozenset[str]:
@@ -176,50 +187,85 @@ class Identity:
         """Whether a search of plain bytes may miss some of it: whole values, and what may be in any character set."""
         return bool(self.short) or not all(map(str.isascii, self.strong))
 
-    def is_in(self, data: bytes, uids: AbstractSet[bytes] = frozenset(), *, dense: bool = False) -> bool:
+    def is_in(
+        self, data: bytes, uids: AbstractSet[bytes] = frozenset(), *, dense: bool = False, lenient: bool = False
+    ) -> bool:
         """Whether a strong text or one of the UIDs stands anywhere in these bytes, in any case, as UTF-16 or escaped.
 
-        `dense` are bytes that may be any: there a text of less than six bytes would be found by chance.
+        `dense` are bytes that may be any: there a text of less than six bytes would be found by chance. `lenient`
+        counts a number also where other digits are beside it: in a file those may be of the next tag, or of a length.
         """
         if not data:
             return False
-        needles = self._long_needles if dense else self._needles
         low = data.lower()
-        if _has(low, needles) or _has_uid(low, uids):
+        if self._is_in(low, uids, dense=dense, lenient=lenient):
             return True
-        if b"\0" not in low:
+        return b"\0" in low and self._is_in(low.replace(b"\0", b""), uids, dense=dense, lenient=lenient)
+
+    def _is_in(self, low: bytes, uids: AbstractSet[bytes], *, dense: bool, lenient: bool) -> bool:
+        needles = self._long_needles if dense else self._needles
+        if _has(low, needles, lenient=lenient) or _has_uid(low, uids):
+            return True
+        return not dense and self._is_in_other_forms(low, lenient=lenient)
+
+    def _is_in_other_forms(self, low: bytes, *, lenient: bool) -> bool:
+        """Whether a date or an identifier stands there with other signs between its parts, or full-width letters do."""
+        if not low.isascii() and (FULL_WIDTH[0] in low or FULL_WIDTH[1] in low):
+            plain = unicodedata.normalize("NFKC", low.decode("utf-8", "replace")).lower().encode("utf-8", "replace")
+            if _has(plain, self._needles):
+                return True
+        if not self.loose:
             return False
-        narrow = low.replace(b"\0", b"")
-        return _has(narrow, needles) or _has_uid(narrow, uids)
+        bare = low.translate(None, BETWEEN)
+        if len(bare) < SHORTEST:
+            return False
+        found = [one for one in self.loose for sign in one.signs if sign in bare]
+        found += [one for one in self.loose if one.year and one.year in low]
+        return any(one.is_in(low, lenient=lenient) for one in found)
 
     def is_in_value(self, raw: bytes, text: str, uids: AbstractSet[bytes] = frozenset()) -> bool:
         """Whether the value of a text element is, or holds, any of it."""
         if text.strip("\0 ") in self.kept:
             return False
-        folded = unicodedata.normalize("NFC", text).casefold()
+        folded = unicodedata.normalize("NFKC", text).casefold()
         parts = (part.strip(" \0\t\r\n") for part in folded.split("\\"))
         whole = any(part in self._whole or part.replace("^", " ").strip() in self._whole for part in parts)
-        return whole or self.is_in(raw, uids) or self.is_in(folded.encode("utf-8", "surrogatepass"))
+        if whole or self.is_in(raw, uids):
+            return True
+        is_the_same = raw.isascii() and b"\x1b" not in raw
+        return not is_the_same and self.is_in(folded.encode("utf-8", "surrogatepass"))
 
 
 @lru_cache(maxsize=256)
-def identity_of(values: frozenset[tuple[str, str]]) -> Identity:
-    """The identity that values of these kinds make."""
+def identity_of(values: frozenset[tuple[str, str]], kept: frozenset[str] = frozenset()) -> Identity:
+    """The identity that values of these kinds make; `kept` are whole values that the user wants kept."""
     strong: set[str] = set()
     short: set[str] = set()
+    loose: set[Loose] = set()
     for kind, text in values:
+        loose.update(loose_of(kind, text))
         for one in _texts(kind, text):
             is_strong = len(one) >= (_LETTERS if kind == "name" else _CHARACTERS)
             (strong if is_strong else short).add(one)
-    return Identity(frozenset(strong), frozenset(short))
+    return Identity(frozenset(strong), frozenset(short), kept, frozenset(loose))
 
 
 def _texts(kind: str, text: str) -> Iterator[str]:
     text = unicodedata.normalize("NFC", text)
     # Folded for the comparison of texts; in lower case, too, for that of bytes: there is no way back from ss to ß.
-    forms = {text.casefold()} if text.isascii() else {text.casefold(), text.lower()}
+    forms = {text.casefold()} if text.isascii() else {text.casefold(), text.lower(), *_plainer(kind, text)}
     for form in sorted(forms):
         yield from _of_form(kind, form)
+
+
+def _plainer(kind: str, text: str) -> Iterator[str]:
+    """A text as it is written where there are no such letters: full-width ones as others, names in ASCII."""
+    yield (plain := unicodedata.normalize("NFKC", text).casefold())
+    if kind != "name":
+        return
+    for table in ({}, _TWO_LETTERS):
+        letters = unicodedata.normalize("NFD", plain.translate(table).translate(_ONE_LETTER))
+        yield "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def _of_form(kind: str, text: str) -> Iterator[str]:
@@ -237,6 +283,8 @@ def _of_form(kind: str, text: str) -> Iterator[str]:
                 )
         elif folded and folded not in _COMMON and folded.strip("0-. "):
             yield folded
+            if (bare := "".join(filter(str.isalnum, folded))) != folded and bare.isdecimal() and bare.isascii():
+                yield bare
 
 
 def _names(folded: str) -> Iterator[str]:
@@ -260,6 +308,17 @@ def _words(part: str) -> Iterator[str]:
     for word in (part.strip(".'\"()-"), *letters.split()):
         if any(map(str.isalpha, word)) and word not in _COMMON and len(word) > 1:
             yield word
+
+
+def _fewest(needles: Iterable[tuple[bytes, bool]]) -> tuple[tuple[bytes, bool], ...]:
+    """Those of which no other is a part: where they are, that one is."""
+    found = dict(needles)
+    texts = [needle for needle, is_number in found.items() if not is_number]
+    return tuple(
+        (needle, is_number)
+        for needle, is_number in found.items()
+        if not any(text in needle and text != needle for text in texts)
+    )
 
 
 def _written(text: str) -> Iterator[bytes]:
@@ -298,11 +357,16 @@ def _has_uid(data: bytes, uids: AbstractSet[bytes]) -> bool:
     return any(root in data for root in roots) and not uids.isdisjoint(_UIDS.findall(data))
 
 
-def _has(data: bytes, needles: Iterable[tuple[bytes, bool]]) -> bool:
+def uids_in(data: bytes) -> set[bytes]:
+    """All that could be found there as a UID, whosoever it is."""
+    return {*_UIDS.findall(data), *(_UIDS.findall(data.replace(b"\0", b"")) if b"\0" in data else ())}
+
+
+def _has(data: bytes, needles: Iterable[tuple[bytes, bool]], *, lenient: bool = False) -> bool:
     for needle, is_number in needles:
         at = data.find(needle)
         while at >= 0:
-            if not (is_number and _is_part_of_number(data, at, at + len(needle))):
+            if lenient or not (is_number and _is_part_of_number(data, at, at + len(needle))):
                 return True
             at = data.find(needle, at + 1)
     return False

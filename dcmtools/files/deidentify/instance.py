@@ -6,21 +6,27 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
+from dcmtools.disk.atomic import TEMPORARY_PREFIX
 from dcmtools.disk.dataset import Encoding, Walk
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
+from dcmtools.disk.runs import Runs
 from dcmtools.disk.values import Element, decoder_for
 from dcmtools.files.deidentify import frames, pixels, regions
-from dcmtools.files.deidentify.check import check_data_set, check_meta, kept_elements
+from dcmtools.files.deidentify.check import check_data_set, check_meta, kept_elements, read_again
 from dcmtools.files.deidentify.identity import Identity, identity_of
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
-from dcmtools.files.deidentify.splicer import Piece, Rules, Spliced, Splicer, Stretch, Subject
+from dcmtools.files.deidentify.repeats import Memory
+from dcmtools.files.deidentify.rereading import DataSet
+from dcmtools.files.deidentify.spliced import Piece, Spliced, Stretch
+from dcmtools.files.deidentify.splicer import Rules, Splicer, Subject
 from dcmtools.files.deidentify.writing import Original, write
 from dcmtools.model.errors import BadData, Refused
-from dcmtools.model.keys import BY_TAG, LAST_TAG
+from dcmtools.model.keys import BY_TAG
 from dcmtools.model.names import is_uid
 from dcmtools.model.record import Record
 from dcmtools.model.uids import (
@@ -33,7 +39,7 @@ from dcmtools.model.uids import (
     storage_class,
 )
 
-BurnedIn = Literal["refuse", "allow"]
+BurnedIn = Literal["refuse", "quarantine", "allow"]
 
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080005, 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _PATIENT_ID, _ISSUER = 0x00100020, 0x00100021
@@ -45,8 +51,13 @@ _WANTED = frozenset(
         0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
     }
 )  # fmt: skip
+_USUAL = Encoding(explicit=True)
+_RUNS = Runs(_WANTED)
+# In the names of the character sets that have full-width letters, or others that are written in two widths.
+_OF_MANY_BYTES = (b"GB", b"IR 13", b"IR 58", b"IR 87", b"IR 149", b"IR 159")
 # Among more bytes than these a text of four is found by chance.
 _BY_CHANCE = 4096
+_SMALL = 1 << 20  # a file that is read at once
 _UNDEFINED = 0xFFFFFFFF
 _NUMBERS = frozenset({0x00280002, 0x00280006, 0x00280010, 0x00280011, 0x00280100})
 _NATIVE = frozenset(
@@ -103,11 +114,14 @@ class Deidentifier:
     def __init__(self, key: Key, settings: Settings) -> None:
         self._key, self._settings = key, settings
         self._rules: dict[tuple[str, Encoding, bool, bool, bool], Rules] = {}
+        self._memory = Memory()
+        self._patient = ("", ""), "", 0  # the last one: who it is, the pseudonym, and by what its dates move
 
-    def deidentify(self, source: str | os.PathLike[str], target: Path | None) -> Outcome:
+    def deidentify(self, source: str | os.PathLike[str], target: Path | None, *, blindly: bool = False) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
 
-        Without a target all is done but the writing.
+        Without a target all is done, but nothing is left. `blindly` leaves pixels as they are, whatever they show: such
+        a result must not go out before somebody has looked at it.
 
         Raises:
             BadData: the source is no instance, or is damaged.
@@ -117,7 +131,9 @@ class Deidentifier:
             file, _ = stack.enter_context(opened(source, follow=True))
             instance = _read(file)
             self._check_kind(instance)
-            rule = self._rule_for(instance)
+            rule = None if blindly else self._rule_for(instance)
+            if rule and target is None:  # only then can it be told whether the regions can be blanked
+                target = Path(stack.enter_context(TemporaryDirectory(prefix=TEMPORARY_PREFIX))) / "result"
             if rule and target and _is_encapsulated(instance.syntax):
                 native = target.with_name(f"{target.name}-native")
                 regions.decoded(os.fspath(source), native)
@@ -125,13 +141,17 @@ class Deidentifier:
                 file, _ = stack.enter_context(opened(native))
                 instance = _read(file)
             subject, known = self._subject(instance)
-            flags = "CLEANED" if rule else self._flags(instance)
+            allowed = blindly or self._settings.burned_in == "allow"
+            flags = "CLEANED" if rule else self._flags(instance, allowed=allowed)
             done, identity = self._spliced(instance, subject, flags)
             if done.has_overlay_in_pixels and flags == "YES":
                 flags = "NO"
                 done, identity = self._spliced(instance, subject, flags)
-            outcome = self._outcome(instance, subject, known, done, flags)
-            meta = encode_meta(instance.sop_class, str(outcome.record["SOPInstanceUID"]), instance.syntax)
+            record = _record(self._checked(instance, done), instance)
+            outcome = self._outcome(record, subject, known, done, flags)
+            meta = encode_meta(instance.sop_class, str(record["SOPInstanceUID"]), instance.syntax)
+            if done.has_overlay_in_pixels and not allowed:
+                raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
             self._check(instance, meta, done, identity)
             if target is None:
                 return outcome
@@ -158,11 +178,11 @@ class Deidentifier:
             regions.check_can_be_blanked(_raster(instance))
         return rule
 
-    def _flags(self, instance: _Source) -> str:
+    def _flags(self, instance: _Source, *, allowed: bool) -> str:
         """YES when the pixels show no identity as far as is known, NO when the user allowed what may show it."""
         if not (why := pixels.risk(instance.found, instance.sop_class)):
             return "YES"
-        if self._settings.burned_in != "allow":
+        if not allowed:
             raise Refused(why, "look at it, then use --burned-in allow or --clean-pixel-data", cause="burned-in")
         return "NO"
 
@@ -177,15 +197,17 @@ class Deidentifier:
         }
         if not patient:  # then a study is the most that surely is of one patient
             issuer, patient = "study", known["StudyInstanceUID"]
-        pseudonym = self._key.patient(issuer, patient)
-        return Subject(pseudonym, self._key.shift(issuer, patient), instance.sop_class, charset), known
+        if self._patient[0] != (issuer, patient):
+            self._patient = (issuer, patient), self._key.patient(issuer, patient), self._key.shift(issuer, patient)
+        _, pseudonym, days = self._patient
+        return Subject(pseudonym, days, instance.sop_class, charset), known
 
     def _spliced(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity]:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
         done = self._once(instance, subject, flags)
         kept = frozenset(text for _, text in done.kept)
-        identity = replace(identity_of(frozenset(done.values)), kept=kept)
-        if not self._needs_another_look(done, identity):
+        identity = identity_of(frozenset(done.values), kept)
+        if not self._needs_another_look(instance, done, identity):
             return done, identity
         for numbers in (False, True):
             before = done
@@ -208,13 +230,15 @@ class Deidentifier:
         kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
-    def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
+    def _needs_another_look(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
         if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
             return True
-        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids)
+        if any(name in instance.found.get(_CHARSET, (b"", b""))[1] for name in _OF_MANY_BYTES):
+            return True  # full-width letters are only seen in decoded values
+        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids, lenient=True)
 
     def _once(
         self,
@@ -232,15 +256,14 @@ class Deidentifier:
         if key not in self._rules:
             profile, sop_class = replace(self._settings.profile, searches_numbers=numbers), instance.sop_class
             self._rules[key] = Rules(profile, sop_class, encoding, searching=searching, cleaned=cleaned)
-        splicer = Splicer(self._rules[key], self._key, subject, identity, uids, flags)
+        repeats = self._memory.of((key, subject, identity, _text(instance, _SERIES)))
+        splicer = Splicer(self._rules[key], self._key, subject, identity, uids, flags, repeats)
         return splicer.through(instance.read, instance.start, instance.end)
 
-    def _outcome(
-        self, instance: _Source, subject: Subject, known: dict[str, str], done: Spliced, flags: str
-    ) -> Outcome:
+    def _outcome(self, record: Record, subject: Subject, known: dict[str, str], done: Spliced, flags: str) -> Outcome:
         profile = self._settings.profile
         return Outcome(
-            record=_record(done.pieces, instance),
+            record=record,
             old=known,
             days=subject.days if profile.retain_dates == "modified" else 0,
             actions=dict(done.counts),
@@ -252,13 +275,15 @@ class Deidentifier:
             ),
         )
 
+    def _checked(self, instance: _Source, done: Spliced) -> DataSet:
+        """The result as another reader reads it, held against the table."""
+        data_set = read_again(_without_pixels(done.pieces), instance.encoding)
+        check_data_set(data_set, self._settings.profile, done.uids)
+        return data_set
+
     def _check(self, instance: _Source, meta: bytes, done: Spliced, identity: Identity) -> None:
-        """The self-check: another parser and the table, then a search of what has not been searched yet."""
-        data = _without_pixels(done.pieces)
+        """The search of what has not been searched yet."""
         check_meta(meta)
-        check_data_set(data, instance.encoding, self._settings.profile, done.uids)
-        if done.has_overlay_in_pixels and self._settings.burned_in != "allow":
-            raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
         own = [IMPLEMENTATION_VERSION.encode()]
         if self._settings.profile.retain_uids:
             own.append(uid_in(instance.found[_SOP_INSTANCE][1]).encode())
@@ -281,9 +306,9 @@ def _read(file: OpenFile) -> _Source:
     read, start, end = source_of(file, meta, encoding)
     if encoding.deflated:  # it is read more than once
         read = _held(bytes(read(0, end)))
-    elif len(file.first) >= end:
-        read = _held(bytes(file.first))
-    walk = Walk(start, end, encoding, _WANTED, last=_LAST)
+    elif file.size <= _SMALL:
+        read = _held(bytes(file.read(0, file.size) if len(file.first) < file.size else file.first))
+    walk = Walk(start, end, encoding, _WANTED, last=_LAST, runs=_RUNS if encoding == _USUAL else None)
     found = walk.through(read)
     sop_class = uid_in(found.get(_SOP_CLASS, (b"", b""))[1])
     for tag, name in (
@@ -297,13 +322,12 @@ def _read(file: OpenFile) -> _Source:
     return _Source(file, read, start, end, encoding, meta.syntax, found, sop_class)
 
 
-def _record(pieces: list[Piece], instance: _Source) -> Record:
-    """The index keys of what is written."""
-    data = _without_pixels(pieces)
-    walk = Walk(0, len(data), instance.encoding, BY_TAG, last=LAST_TAG)
-    found = walk.through(_held(data))
-    decoder = decoder_for(found.get(_CHARSET, (b"", b""))[1], big=instance.encoding.big)
-    return {"type": "instance", **decoder.record(found), "TransferSyntaxUID": instance.syntax}
+def _record(data_set: DataSet, instance: _Source) -> Record:
+    """The index keys of a result."""
+    charset = next((one.value for one in data_set if one.tag == _CHARSET), b"")
+    found = {tag: (vr, value) for tag, vr, value, _ in data_set if tag in BY_TAG}
+    told = decoder_for(charset, big=instance.encoding.big).record(found)
+    return {"type": "instance", **told, "TransferSyntaxUID": instance.syntax}
 
 
 def _held(data: bytes) -> Read:

@@ -72,14 +72,20 @@ def naming_uids() -> frozenset[int]:
 
 
 @cache
-def safe_private() -> Mapping[str, frozenset[tuple[int, int]]]:
-    """Private creator -> (group, last byte of the element) of what is known to be safe (PS3.15 Table E.3.10-1)."""
-    found: dict[str, set[tuple[int, int]]] = {}
+def safe_private() -> Mapping[str, Mapping[tuple[int, int], str]]:
+    """Private creator -> (group, last byte of the element) -> VR of what may stay (PS3.15 Table E.3.10-1)."""
+    found: dict[str, dict[tuple[int, int], str]] = {}
+    for group, element, creator, letter, vr in safe_private_rows():
+        if letter == "K":
+            found.setdefault(creator, {})[group, element] = vr
+    return MappingProxyType(found)
+
+
+def safe_private_rows() -> Iterator[tuple[int, int, str, str, str]]:
+    """Group, last byte of the element, private creator, what becomes of it, and VR of each row of the table."""
     for line in _lines("safe_private.txt"):
-        place, _, rest = line.partition(" ")
-        creator = rest.strip().split("  ")[0].strip().strip('"')
-        found.setdefault(creator, set()).add((int(place[1:5], 16), int(place[8:10], 16)))
-    return MappingProxyType({creator: frozenset(places) for creator, places in found.items()})
+        place, letter, vr, rest = line.split(maxsplit=3)
+        yield int(place[1:5], 16), int(place[8:10], 16), rest.split('"')[1], letter, vr
 
 
 @cache

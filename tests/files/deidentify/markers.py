@@ -26,6 +26,7 @@ class Writer:
 
     encoding: str = "explicit"
     markers: dict[str, bytes] = field(default_factory=dict)
+    days: int = 0  # that were given out
 
     @property
     def order(self) -> str:
@@ -61,7 +62,8 @@ class Writer:
             inner = self.marked(INSIDE.get(tag, 0x00080104), f"{place} {tag:08X}", bare=bare or vr == "UN")
             body = pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner if bare or vr == "UN" else self.item(inner)
             return self.element(tag, vr or "SQ", body, bare=bare)
-        value, marker = value_for(known, len(self.markers) + 1, self.order)
+        self.days += known in {"DA", "DT"}
+        value, marker = value_for(known, len(self.markers) + 1, self.order, self.days)
         if marker:
             self.markers[f"{place} {tag:08X}"] = marker
         return self.element(tag, vr or known, value, bare=bare)
@@ -112,12 +114,12 @@ def vr_of(tag: int) -> str:
     return str(entry[0]).split(" or ")[0] if entry else "LO"
 
 
-def value_for(vr: str, number: int, order: str = "<") -> tuple[bytes, bytes]:
+def value_for(vr: str, number: int, order: str, day_number: int) -> tuple[bytes, bytes]:
     """A value that is valid for a VR and like no other, and how it is found; nothing where it cannot be marked."""
     if vr in NUMBERS:
         return pack(order + NUMBERS[vr], 7), b""
     # Further apart than any dates are moved.
-    day = f"{dt.date.fromordinal(693_600 + 4_700 * number):%Y%m%d}".encode()
+    day = f"{dt.date.fromordinal(693_600 + 4_700 * day_number):%Y%m%d}".encode()
     texts = {
         "DA": day,
         "DT": day + b"101112.%06d" % number,

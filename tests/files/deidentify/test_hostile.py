@@ -383,7 +383,10 @@ def test_identifier_of_digits_is_not_found_in_another_number(text: str, tmp_path
     "text",
     [
         "19630417", "19630417120000", "19630417120000.123456", "19630417120000.123456+0100", "1963041712", "1963-04-17",
-        "17.04.1963", "born19630417",
+        "17.04.1963", "born19630417", "17041963", "04171963", "1963/04/17", "17/04/1963", "17-04-1963", "17.04.63",
+        "17/04/63", "17-04-63", "04/17/1963", "04/17/63", "63-04-17", "17.4.1963", "4/17/1963", "1963-4-17",
+        "17 04 1963", "17 Apr 1963", "17-APR-1963", "17APR63", "April 17, 1963", "Apr 17 1963", "17. April 1963",
+        "17th April 1963", "17 avril 1963", "1963APR17", "dob:17041963;", "T1_17041963_ax",
     ],
 )  # fmt: skip
 def test_birth_date_is_cleaned_in_any_form_of_date_and_time(text: str, tmp_path: Path) -> None:
@@ -394,6 +397,108 @@ def test_birth_date_is_cleaned_in_any_form_of_date_and_time(text: str, tmp_path:
     )
 
     assert text.encode() not in result
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.2.17.4.1963.5", "170419635", "17.4.63", "1704.1963", "1.17.04.63", "0.17041963", "1963 b 17 04", "17:04:63"],
+)
+def test_number_that_is_no_birth_date_stays(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100030, "DA", b"19630417"), writer.element(0x00080070, "LO", text.encode())
+    )
+
+    assert text.encode() in result
+
+
+@pytest.mark.parametrize(
+    ("patient", "text"),
+    [
+        ("MRN 00123 77", "MRN0012377"), ("MRN0012377", "MRN 00123 77"), ("MRN0012377", "mrn-0012377 t1"),
+        ("ZQ-778899", "ZQ778899"), ("ZQ778899", "ZQ_778899"), ("ZQ-778899", "ZQ 778 899"), ("00123-77", "0012377"),
+        ("0012377", "00123-77"), ("0012377", "001 2377"), ("123 456 789", "123456789"), ("481516/23", "No 481516-23"),
+        ("A/12345", "A.12345"),
+    ],
+)  # fmt: skip
+def test_identifier_is_cleaned_with_other_signs_between_its_parts(patient: str, text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(
+        tmp_path, writer.element(0x00100020, "LO", patient.encode()), writer.element(0x00080070, "LO", text.encode())
+    )
+
+    assert text.encode() not in result
+
+
+@pytest.mark.parametrize("text", ["1 2 3 4 5", r"12\345", "12.345", "12 3456", "1234 5.6", "912 345"])
+def test_numbers_that_only_together_have_the_digits_of_an_identifier_stay(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+
+    result = run(tmp_path, writer.element(0x00100020, "LO", b"12345"), writer.element(0x00080070, "LO", text.encode()))
+
+    assert text.encode() in result
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec", "name", "text"),
+    [
+        ("ISO_IR 192", "utf-8", "Zwentibold^Quirin", "Ｚｗｅｎｔｉｂｏｌｄ"),
+        ("ISO_IR 192", "utf-8", "Zwentibold^Quirin", "of ＺＷＥＮＴＩＢＯＬＤ"),
+        ("ISO_IR 192", "utf-8", "Ｚｗｅｎｔｉｂｏｌｄ^Ｑ", "Zwentibold"),
+        ("", "utf-8", "Zwentibold^Quirin", "Ｚｗｅｎｔｉｂｏｌｄ"),
+        ("GB18030", "gb18030", "Zwentibold^Quirin", "Ｚｗｅｎｔｉｂｏｌｄ"),
+        ("ISO_IR 13", "shift_jis", "ﾔﾏﾀﾞﾀﾛｳ", "ヤマダタロウ"),
+        ("ISO_IR 192", "utf-8", "ヤマダタロウ", "ﾔﾏﾀﾞﾀﾛｳ"),
+        ("ISO_IR 192", "utf-8", "Fitzﬁeld^Q", "Fitzfield"),
+        ("ISO_IR 192", "utf-8", "Müllenhoff^Jörg", "MUELLENHOFF"),
+        ("ISO_IR 192", "utf-8", "Müllenhoff^Jörg", "Mullenhoff"),
+        ("ISO_IR 100", "latin_1", "Ångström^Bjørk", "Aangstroem"),
+        ("ISO_IR 192", "utf-8", "Wałęsowicz^Ł", "Walesowicz"),
+    ],
+)
+def test_name_is_cleaned_in_letters_of_other_width_and_in_plain_ones(
+    charset: str, codec: str, name: str, text: str, tmp_path: Path
+) -> None:
+    writer = Writer()
+    raw = text.encode(codec)
+
+    result = run(
+        tmp_path, writer.element(0x00080005, "CS", charset.encode()),
+        writer.element(0x00100010, "PN", name.encode(codec)), writer.element(0x00080070, "LO", raw),
+    )  # fmt: skip
+
+    assert raw not in result
+
+
+def test_full_width_digits_are_digits(tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [
+        writer.element(0x00100030, "DA", b"19630417"), writer.element(0x00100020, "LO", b"48151623"),
+        writer.element(0x00080070, "LO", "１９６３０４１７".encode()),
+        writer.element(0x00081090, "LO", "４８１５１６２３".encode()),
+    ]  # fmt: skip
+
+    run(tmp_path, *parts)
+
+    read = pydicom.dcmread(tmp_path / "target.dcm")
+    assert (read.Manufacturer, read.ManufacturerModelName) == ("REMOVED", "REMOVED")
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_number_is_found_where_the_bytes_beside_it_look_like_digits(encoding: str, tmp_path: Path) -> None:
+    writer = Writer(encoding)
+    name = b"48151 " + b"x" * 47  # the length of 53 bytes is the digit 5, big endian
+    parts = [
+        writer.element(0x00100020, "LO", b"48151"), writer.element(0x00080070, "LO", name),
+        # The group of what follows is the digit 2, little endian.
+        writer.element(0x00281055, "LO", b"N48151"), writer.element(0x0032000A, "CS", b"STARTED "),
+    ]  # fmt: skip
+
+    result = run(tmp_path, *parts, writer=writer)
+
+    assert b"48151" not in result
 
 
 def test_birth_date_on_the_first_of_january_is_searched_for_but_the_dummy_is_not(tmp_path: Path) -> None:

@@ -16,18 +16,6 @@ from tests.files.deidentify.markers import KEPT, SYNTAXES, Writer, write
 KEY = Key(b"k" * 32)
 # The command set, file meta and directories are no part of a data set in a file.
 TAGS = sorted(tag for tag in table.rows() if tag >> 16 >= 8 and tag not in {0xFFFAFFFA, 0xFFFCFFFC})
-RETAINING = {
-    "UID": Profile(retain_uids=True),
-    "DEV": Profile(retain_device_identity=True),
-    "INS": Profile(retain_institution_identity=True),
-    "PAT": Profile(retain_patient_characteristics=True),
-    "FUL": Profile(retain_dates="full"),
-    "MOD": Profile(retain_dates="modified"),
-    "DES": Profile(clean_descriptors=True),
-    "STR": Profile(clean_structured_content=True),
-    "GRA": Profile(clean_graphics=True),
-    "PRI": Profile(retain_safe_private=True),
-}
 # Named by the file itself, which the builder gives a UID that is no marker.
 IDENTITY = {0x00080018, 0x0020000D, 0x0020000E}
 
@@ -225,25 +213,3 @@ def test_report_keeps_its_structure_and_nothing_of_its_words(tmp_path: Path) -> 
         "CONTAINER",
     ]
     assert read.ContentSequence[6].ContentSequence[0].TextValue == "REMOVED"
-
-
-@pytest.mark.parametrize("is_deep", [False, True])
-@pytest.mark.parametrize("column", RETAINING)
-def test_an_option_lets_stand_what_it_retains_and_nothing_else(column: str, is_deep: bool, tmp_path: Path) -> None:
-    writer = Writer()
-    rows = rows_in(writer, "top")
-
-    result, _ = deidentified(
-        tmp_path, writer.file(*([nested(writer, rows, undefined=False)] if is_deep else rows)), RETAINING[column]
-    )
-
-    left = {int(place.split()[1], 16) for place in writer.left_in(result)}
-    retained = {tag for tag, row in table.rows().items() if row.options.get(column) == "K"}
-    moved = {tag for tag, row in table.rows().items() if column == "MOD" and "MOD" in row.options}
-    times = {tag for tag in moved if pydicom.datadict.dictionary_VR(tag) == "TM"}
-    marked = {int(place.split()[1], 16) for place in writer.markers}
-    assert left == (retained | times) & marked - UNMARKED
-
-
-# A sequence is retained, and what is in its item goes by its own rule: a code's meaning stays, a UID does as UIDs do.
-UNMARKED: set[int] = set()

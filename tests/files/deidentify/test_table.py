@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from pydicom._private_dict import private_dictionaries
 from pydicom.datadict import dictionary_description, dictionary_VR
 
 from dcmtools.files.deidentify import table
@@ -76,3 +77,42 @@ def test_conditional_codes_keep_the_element_where_the_sop_class_is_not_known() -
     assert table.resolved("X/D", 0x00080021, 0, "1.2.3") == "D"
     assert table.resolved("X/Z", 0x00080022, 0x00081115, "1.2.840.10008.5.1.4.1.1.4") == "Z"
     assert table.resolved("X", 0x00081030, 0, "1.2.3") == "X"
+
+
+def test_safe_private_elements_are_those_of_another_source() -> None:
+    import gdcm  # type: ignore[import-untyped]
+
+    gdcm.Trace.ErrorOff()
+    cleaner = gdcm.Cleaner()  # which refuses to remove what is in its own copy of the table
+    ours = {(group, element, creator) for group, element, creator, _, _ in table.safe_private_rows()}
+    blocks = {(group, creator) for group, _, creator in ours}
+
+    theirs = {
+        (group, element, creator)
+        for group, creator in blocks
+        for element in range(256)
+        if not cleaner.Remove(gdcm.PrivateTag(group, element, creator))
+    }
+
+    assert len(ours) == 479
+    assert ours == theirs
+
+
+def test_safe_private_elements_have_the_vrs_of_a_dictionary() -> None:
+    differing = {}
+    for group, element, creator, _, vr in table.safe_private_rows():
+        entry = private_dictionaries.get(creator, {}).get(f"{group:04X}xx{element:02X}")
+        if entry and entry[0] != vr:
+            differing[group, element, creator] = vr, entry[0]
+
+    # A color in 32 bits, and a text of another length.
+    assert differing == {
+        (0x2001, 0x55, "Philips Imaging DD 001"): ("UL", "CS"),
+        (0x7E01, 0x02, "HOLOGIC, Inc."): ("SH", "LO"),
+    }
+
+
+def test_nothing_but_numbers_codes_and_short_texts_is_called_safe() -> None:
+    assert {vr for creator in table.safe_private().values() for vr in creator.values()} == {
+        "AT", "CS", "DS", "FD", "FL", "IS", "LO", "SH", "SL", "SS", "UL", "US",
+    }  # fmt: skip
