@@ -10,6 +10,7 @@ counts and the output are those of one receiver.
 import fcntl
 import os
 import pickle
+import queue
 import select
 import signal
 import socket
@@ -40,7 +41,7 @@ _BATCH = 0.02
 # Seconds: for all to be ready, for the last words after the grace, without a sign of life, and before the next is
 # started where one after the other dies young.
 _START, _LAST, _SILENCE, _YOUNG = 30.0, 10.0, 10.0, 5.0
-_BACK_OFF = (0.0, 1.0, 5.0, 30.0)
+_BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0)
 _AGAIN = 0.1
 _LOOK = 200  # milliseconds
 
@@ -90,6 +91,7 @@ class Crew:
     ) -> None:
         self.size, self.orders, self._socket = size, orders, sock
         self._on_record, self._notice = on_record, notice
+        self._notices: queue.SimpleQueue[DcmtoolsError | None] = queue.SimpleQueue()
         self.counts: Counter[str] = Counter()
         self._workers: dict[int, _Worker] = {}  # by the descriptor on which we hear them
         self._due = dict.fromkeys(range(size), 0.0)  # row -> when the next worker is to take it
@@ -103,6 +105,7 @@ class Crew:
         self._threads = [
             threading.Thread(target=self._attend, name="workers", daemon=True),
             threading.Thread(target=self._accept, name="acceptor", daemon=True),
+            threading.Thread(target=self._tell, name="notices", daemon=True),
         ]
 
     def __enter__(self) -> Self:
@@ -115,7 +118,8 @@ class Crew:
             self._threads[0].start()
             self._wait_until_ready()
             self._accepting.set()
-            self._threads[1].start()
+            for thread in self._threads[1:]:
+                thread.start()
             self._stack = stack.pop_all()
         return self
 
@@ -138,9 +142,10 @@ class Crew:
 
     @property
     def is_well(self) -> bool:
-        """Whether every worker gave a sign of life of late."""
+        """Whether every worker gave a sign of life of late, and we are there to hear it."""
         now = time.monotonic()
-        return all(now - one.heard < _SILENCE for one in list(self._workers.values()))
+        is_heard = all(now - one.heard < _SILENCE for one in list(self._workers.values()))
+        return is_heard and all(thread.is_alive() for thread in self._threads)
 
     def listening(self) -> Record:
         """The event that says where we can be reached, and how many workers there are."""
@@ -155,7 +160,7 @@ class Crew:
         """Closes the port and lets the workers finish what they have in hand; whether none had to be cut short."""
         self._closing.set()
         self._door.shut()
-        attending, accepting = self._threads
+        attending, accepting, telling = self._threads
         if accepting.ident:
             accepting.join()
         self._door.close()
@@ -164,6 +169,9 @@ class Crew:
         is_late = attending.is_alive()
         self._signal(signal.SIGKILL)
         attending.join()
+        self._notices.put(None)
+        if telling.ident:
+            telling.join(1)  # who does not read what we say is not waited for
         for sock in self._left:
             sock.close()
         return not is_late
@@ -194,7 +202,8 @@ class Crew:
                 self._come_again(row, f"no worker could be started: {problem.strerror}")
             else:
                 del self._due[row]
-                self._workers[worker.out] = worker
+                with self._news:
+                    self._workers[worker.out] = worker
                 if self._closing.is_set():  # whoever closes may not have seen it
                     worker.process.terminate()
 
@@ -256,7 +265,12 @@ class Crew:
                 case "failed":
                     worker.last_words = word["reason"]
                 case "notice":
-                    self._notice(DcmtoolsError(word["reason"], word["advice"], cause=word["cause"]))
+                    self._notices.put(DcmtoolsError(word["reason"], word["advice"], cause=word["cause"]))
+
+    def _tell(self) -> None:
+        """Passes on what workers have to say of peers; whoever does not listen holds up nothing but this."""
+        while problem := self._notices.get():
+            self._notice(problem)
 
     def _bury(self, worker: _Worker) -> None:
         """Puts away what a worker left, and has another one take its place."""
