@@ -112,7 +112,9 @@ class Deidentifier:
         self._key, self._settings = key, settings
         self._rules: dict[tuple[str, Encoding, bool, bool, bool], Rules] = {}
         self._memory = Memory()
-        self._patient = ("", ""), "", 0  # the last one: who it is, the pseudonym, and by what its dates move
+        # Of the instance before: who it is, the pseudonym, by what dates move; and in what series, with which identity.
+        self._patient = ("", ""), "", 0
+        self._before: tuple[tuple[Subject, str] | None, Identity | None] = None, None
 
     def deidentify(self, source: str | os.PathLike[str], target: Path | None) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
@@ -195,9 +197,10 @@ class Deidentifier:
 
     def _spliced(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity]:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
+        if (found := self._as_the_one_before(instance, subject, flags)) is not None:
+            return found
         done = self._once(instance, subject, flags)
-        kept = frozenset(text for _, text in done.kept)
-        identity = _identity(frozenset(done.values), kept)
+        identity = _identity_in(done)
         if not self._needs_another_look(done, identity):
             return done, identity
         for numbers in (False, True):
@@ -209,8 +212,25 @@ class Deidentifier:
                     f"a kept text holds identity: {done.cleaned[0]}", "see --on-residue clean", cause="residue"
                 )
             if not self._is_left(instance, done, identity):
+                self._before = (subject, _text(instance, _SERIES)), identity
                 return done, identity
         raise Refused("identity of the source is left in the result", "see --report", cause="residue")
+
+    def _as_the_one_before(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity] | None:
+        """The result in one go, with the identity of the instance before it, where it turns out to have the same.
+
+        Then it is what two goes give: the first would have found this identity, and no text has a UID for which the
+        second one searches, too.
+        """
+        of, identity = self._before
+        if identity is None or of != (subject, _text(instance, _SERIES)) or not self._always_looks(identity):
+            return None
+        done = self._once(instance, subject, flags, identity)
+        if _identity_in(done) != identity or not done.mentioned.isdisjoint(done.uids):
+            return None
+        if done.cleaned and self._settings.on_residue == "refuse":
+            return None
+        return None if self._is_left(instance, done, identity) else (done, identity)
 
     def _is_left(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
         """Whether any of the identity is in what is written of the data set, less what the user wants kept."""
@@ -222,12 +242,16 @@ class Deidentifier:
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
     def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:
+        return self._always_looks(identity) or identity.is_in(
+            _without(_without_pixels(done.pieces), done.own), done.uids
+        )
+
+    def _always_looks(self, identity: Identity) -> bool:
+        """Whether texts are searched in any case."""
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
-        if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
-            return True
-        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids)
+        return profile.retain_patient_characteristics or identity.asks_for_decoded_values
 
     def _once(
         self,
@@ -289,6 +313,10 @@ class Deidentifier:
                         )
 
 
+def _identity_in(done: Spliced) -> Identity:
+    return _identity(frozenset(done.values), frozenset(text for _, text in done.kept))
+
+
 @lru_cache(maxsize=256)
 def _identity(values: frozenset[tuple[str, str]], kept: frozenset[str]) -> Identity:
     return replace(identity_of(values), kept=kept)
@@ -320,8 +348,8 @@ def _read(file: OpenFile) -> _Source:
 
 def _record(data_set: DataSet, instance: _Source) -> Record:
     """The index keys of a result."""
-    charset = next((one.value for one in data_set if one.tag == _CHARSET), b"")
     found = {tag: (vr, value) for tag, vr, value, _ in data_set if tag in BY_TAG}
+    charset = found.get(_CHARSET, (b"", b""))[1]
     told = decoder_for(charset, big=instance.encoding.big).record(found)
     return {"type": "instance", **told, "TransferSyntaxUID": instance.syntax}
 
