@@ -238,7 +238,8 @@ class Deidentifier:
         if not identity.is_in(_without(data, done.own), done.uids):
             return False
         charset = instance.found.get(_CHARSET, (b"", b""))[1]
-        kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
+        data_set, big = read_again(data, instance.encoding), instance.encoding.big
+        kept = kept_elements(data_set, self._settings.profile, identity.kept, charset, big=big)
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
     def _needs_another_look(self, done: Spliced, identity: Identity) -> bool:

@@ -5,10 +5,9 @@ each item from the bytes alone and remembers nothing. What it cannot read to the
 no result.
 """
 
-from functools import cache
 from struct import Struct
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from dcmtools.files.deidentify.dictionary import ELEMENTS
 
 # VRs whose length has 32 bits, behind two bytes that are reserved, and those with one of 16 (PS3.5 Table 7.1-1, 7.1-2).
 _WIDE = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -106,6 +105,5 @@ class _Reader:
         return (tag, vr, self._data[start:pos], None if vr in _PIXELS else items), pos
 
 
-@cache
 def _is_sequence(tag: int) -> bool:
-    return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
+    return tag in ELEMENTS and ELEMENTS[tag][0] == "SQ"
