@@ -29,7 +29,7 @@ from dcmtools.disk.part10 import same_data_set
 from dcmtools.disk.tree import INDEX_NAME
 from dcmtools.files.deidentify.instance import Settings
 from dcmtools.files.deidentify.pseudonyms import Key
-from dcmtools.files.dicomdir import MediaLayout, write_dicomdir
+from dcmtools.files.media_layout import MediaLayout
 from dcmtools.files.quarantine import Quarantine
 from dcmtools.files.taking_out import How, Job, Mark, NotTaken, Taken, TakeOut
 from dcmtools.files.zipping import zip_folder
@@ -105,6 +105,8 @@ def export(
             target.check_empty()
         yield from target.take(stream, stop, told)
         if options.dicomdir and not options.dry_run:
+            from dcmtools.files.dicomdir import write_dicomdir
+
             write_dicomdir(target.out, target.index.instances())
 
 

@@ -115,7 +115,9 @@ class Deidentifier:
         self._key, self._settings = key, settings
         self._rules: dict[tuple[str, Encoding, bool, bool, bool], Rules] = {}
         self._memory = Memory()
-        self._patient = ("", ""), "", 0  # the last one: who it is, the pseudonym, and by what its dates move
+        # Of the instance before: who it is, the pseudonym, by what dates move; and in what series, with which identity.
+        self._patient = ("", ""), "", 0
+        self._before: tuple[tuple[Subject, str] | None, Identity | None] = None, None
 
     def deidentify(self, source: str | os.PathLike[str], target: Path | None, *, blindly: bool = False) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
@@ -204,9 +206,10 @@ class Deidentifier:
 
     def _spliced(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity]:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
+        if (found := self._as_the_one_before(instance, subject, flags)) is not None:
+            return found
         done = self._once(instance, subject, flags)
-        kept = frozenset(text for _, text in done.kept)
-        identity = identity_of(frozenset(done.values), kept)
+        identity = _identity_in(done)
         if not self._needs_another_look(instance, done, identity):
             return done, identity
         for numbers in (False, True):
@@ -218,8 +221,25 @@ class Deidentifier:
                     f"a kept text holds identity: {done.cleaned[0]}", "see --on-residue clean", cause="residue"
                 )
             if not self._is_left(instance, done, identity):
+                self._before = (subject, _text(instance, _SERIES)), identity
                 return done, identity
         raise Refused("identity of the source is left in the result", "see --report", cause="residue")
+
+    def _as_the_one_before(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity] | None:
+        """The result in one go, with the identity of the instance before it, where it turns out to have the same.
+
+        Then it is what two goes give: the first would have found this identity, and no text has a UID for which the
+        second one searches, too.
+        """
+        of, identity = self._before
+        if identity is None or of != (subject, _text(instance, _SERIES)) or not self._always_looks(instance, identity):
+            return None
+        done = self._once(instance, subject, flags, identity)
+        if _identity_in(done) != identity or not done.mentioned.isdisjoint(done.uids):
+            return None
+        if done.cleaned and self._settings.on_residue == "refuse":
+            return None
+        return None if self._is_left(instance, done, identity) else (done, identity)
 
     def _is_left(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
         """Whether any of the identity is in what is written of the data set, less what the user wants kept."""
@@ -227,18 +247,23 @@ class Deidentifier:
         if not identity.is_in(_without(data, done.own), done.uids):
             return False
         charset = instance.found.get(_CHARSET, (b"", b""))[1]
-        kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
+        data_set, big = read_again(data, instance.encoding), instance.encoding.big
+        kept = kept_elements(data_set, self._settings.profile, identity.kept, charset, big=big)
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
     def _needs_another_look(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
+        return self._always_looks(instance, identity) or identity.is_in(
+            _without(_without_pixels(done.pieces), done.own), done.uids, lenient=True
+        )
+
+    def _always_looks(self, instance: _Source, identity: Identity) -> bool:
+        """Whether texts are searched in any case."""
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
-        if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
-            return True
         if any(name in instance.found.get(_CHARSET, (b"", b""))[1] for name in _OF_MANY_BYTES):
             return True  # full-width letters are only seen in decoded values
-        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids, lenient=True)
+        return profile.retain_patient_characteristics or identity.asks_for_decoded_values
 
     def _once(
         self,
@@ -298,6 +323,10 @@ class Deidentifier:
                         )
 
 
+def _identity_in(done: Spliced) -> Identity:
+    return identity_of(frozenset(done.values), frozenset(text for _, text in done.kept))
+
+
 def _read(file: OpenFile) -> _Source:
     meta = meta_of(file)
     if meta.sop_class == MEDIA_STORAGE_DIRECTORY:
@@ -324,8 +353,8 @@ def _read(file: OpenFile) -> _Source:
 
 def _record(data_set: DataSet, instance: _Source) -> Record:
     """The index keys of a result."""
-    charset = next((one.value for one in data_set if one.tag == _CHARSET), b"")
     found = {tag: (vr, value) for tag, vr, value, _ in data_set if tag in BY_TAG}
+    charset = found.get(_CHARSET, (b"", b""))[1]
     told = decoder_for(charset, big=instance.encoding.big).record(found)
     return {"type": "instance", **told, "TransferSyntaxUID": instance.syntax}
 

@@ -5,11 +5,9 @@ each item from the bytes alone and remembers nothing. What it cannot read to the
 no result.
 """
 
-from functools import cache
 from struct import Struct
-from typing import NamedTuple
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from dcmtools.files.deidentify.dictionary import ELEMENTS
 
 # VRs whose length has 32 bits, behind two bytes that are reserved, and those with one of 16 (PS3.5 Table 7.1-1, 7.1-2).
 _WIDE = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -24,15 +22,8 @@ class Unreadable(Exception):
     """The bytes are no data set; says where that is seen."""
 
 
-class Found(NamedTuple):
-    """An element as it was read: its VR is empty where none is written, and it has items where it is a sequence."""
-
-    tag: int
-    vr: bytes
-    value: bytes
-    items: "list[DataSet] | None" = None
-
-
+# Tag, VR (empty where none is written), value, and the items of a sequence: an element as it was read.
+Found = tuple[int, bytes, bytes, "list[DataSet] | None"]
 DataSet = list[Found]
 
 
@@ -57,21 +48,24 @@ class _Reader:
         """The elements up to a position; those of an item that is open up to its end, which stands before that."""
         if depth > _DEEPEST:
             raise Unreadable(f"sequences are nested more than {_DEEPEST} deep")
-        data, head, bare = self._data, self._head, self._tag_and_length
+        data, head, bare, wide = self._data, self._head, self._tag_and_length, self._length
         found: DataSet = []
         while pos + 8 <= end:
-            group, number, length = bare(data, pos)
-            tag, vr, start = group << 16 | number, b"", pos + 8
+            if explicit:
+                group, number, vr, length = head(data, pos)
+                start = pos + 8
+                if vr in _WIDE and start + 4 <= end:
+                    length, start = wide(data, start)[0], start + 4
+                elif vr not in _NARROW and group != 0xFFFE:
+                    raise Unreadable(f"there is no VR at {pos}")
+            else:
+                group, number, length = bare(data, pos)
+                vr, start = b"", pos + 8
+            tag = group << 16 | number
             if group == 0xFFFE:
-                if tag == _ITEM_END and is_open and not length:
+                if tag == _ITEM_END and is_open and not any(data[pos + 4 : start]):
                     return found, start
                 raise Unreadable(f"there is no element at {pos}")
-            if explicit:
-                _, _, vr, length = head(data, pos)
-                if vr in _WIDE and start + 4 <= end:
-                    length, start = self._length(data, start)[0], start + 4
-                elif vr not in _NARROW:
-                    raise Unreadable(f"there is no VR at {pos}")
             if length == _OPEN or vr == b"SQ" or (vr in _NOT_TOLD and _is_sequence(tag)):
                 one, pos = self._sequence(tag, vr, start, length, end, depth)
                 found.append(one)
@@ -79,7 +73,7 @@ class _Reader:
             pos = start + length
             if pos > end:
                 raise Unreadable(f"the element at {start} ends behind {end}")
-            found.append(Found(tag, vr, data[start:pos]))
+            found.append((tag, vr, data[start:pos], None))
         if pos != end or is_open:
             raise Unreadable(f"there is no end at {end}")
         return found, pos
@@ -108,9 +102,8 @@ class _Reader:
                 raise Unreadable(f"the item at {pos} ends behind {stop}")
             item, pos = self.elements(pos, upto, explicit=vr == b"SQ", is_open=size == _OPEN, depth=depth + 1)
             items.append(item)
-        return Found(tag, vr, self._data[start:pos], None if vr in _PIXELS else items), pos
+        return (tag, vr, self._data[start:pos], None if vr in _PIXELS else items), pos
 
 
-@cache
 def _is_sequence(tag: int) -> bool:
-    return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
+    return tag in ELEMENTS and ELEMENTS[tag][0] == "SQ"

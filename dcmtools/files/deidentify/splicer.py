@@ -108,6 +108,7 @@ class Rules:
     encoding: Encoding
     searching: bool = False
     cleaned: bool = False  # the pixels
+    statements: dict[tuple[bytes, bytes, str], tuple[bytes, list[bytes]]] = field(default_factory=dict)  # the last one
     _places: dict[tuple[int, bool, Mood, int], Place] = field(default_factory=dict)
 
     def place(self, parent: int, mood: Mood = "keep", depth: int = 0, *, explicit: bool) -> Place:
@@ -604,6 +605,15 @@ class Splicer:
 
     def _statement(self) -> bytes:
         """Patient Identity Removed and the De-identification Methods, behind those of earlier ones (PS3.15 E.1.1)."""
+        context = (self._methods, self._codes, self._flags)
+        if (known := self._rules.statements.get(context)) is None:
+            self._rules.statements.clear()
+            known = self._rules.statements[context] = self._new_statement()
+        statement, own = known
+        self.done.own += own
+        return statement
+
+    def _new_statement(self) -> tuple[bytes, list[bytes]]:
         profile = self._rules.profile
         methods = [one for one in self._methods.split(b"\\") if one]
         methods += [method for method in [METHOD.encode()] if method not in methods]
@@ -613,14 +623,14 @@ class Splicer:
             if self._flags != "NO" or code != "113100"
         ]
         items = [self._code_item(code) for code in sorted(codes) if code.encode() not in self._codes]
-        self.done.own += [*items, METHOD.encode()]
         mine = b"".join(items)
         explicit = self._rules.encoding.explicit
-        return (
+        statement = (
             self._element(0x00120062, b"CS", b"NO" if self._flags == "NO" else b"YES", explicit=explicit)
             + self._element(_METHOD, b"LO", b"\\".join(methods), explicit=explicit)
             + self._element(_METHOD_CODES, b"SQ", self._codes + mine, explicit=explicit)
         )
+        return statement, [*items, METHOD.encode()]
 
     def _code_item(self, code: str) -> bytes:
         parts = ((0x00080100, b"SH", code), (0x00080102, b"SH", "DCM"), (0x00080104, b"LO", CODES[code]))

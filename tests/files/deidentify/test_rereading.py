@@ -21,8 +21,8 @@ ENCODINGS = ["explicit", "implicit", "big"]
 
 def told(data_set: DataSet) -> list[object]:
     return [
-        (one.tag, one.value.removesuffix(END) if one.items is None else [told(item) for item in one.items])
-        for one in data_set
+        (tag, value.removesuffix(END) if items is None else [told(item) for item in items])
+        for tag, _, value, items in data_set
     ]
 
 
