@@ -16,6 +16,7 @@ from dcmtools.disk.dataset import LONG_VRS, MAX_DEPTH, MAX_PADDING, SHORT_VRS, E
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.values import decoder_for
 from dcmtools.files.deidentify import table
+from dcmtools.files.deidentify.content import CONTENT, action, concept_of
 from dcmtools.files.deidentify.dummies import cleaned, dummy, has_form, shifted
 from dcmtools.files.deidentify.identity import Identity, kind_of
 from dcmtools.files.deidentify.profile import (
@@ -498,7 +499,9 @@ class Splicer:
                 raise self._overrun(tag, is_top=False)
             parts: list[bytes] = []
             before = self.done.counts.total()
-            stop = self._elements(start, end if length == _UNDEFINED else start + length, parts, place)  # type: ignore[arg-type]
+            limit = end if length == _UNDEFINED else start + length
+            inner, goes = self._content(start, limit, place)
+            stop = self._elements(start, limit, parts, inner)  # type: ignore[arg-type]
             if length == _UNDEFINED:
                 if self._head(stop, end)[:2] != (0xFFFE, 0xE00D):
                     raise Odd("an item without a length has no end")
@@ -506,7 +509,10 @@ class Splicer:
             elif stop != start + length:
                 raise Odd("an item ends before its length does")
             self._decoder = decoder
-            if self.done.counts.total() == before:
+            if goes:
+                changed = True
+                self.done.counts["X"] += 1
+            elif self.done.counts.total() == before:
                 out.append(data[pos:stop])
             else:
                 changed = True
@@ -519,6 +525,31 @@ class Splicer:
         if delimited:
             raise Odd("a sequence without a length has no end")
         return (b"".join(out) if changed else None), pos
+
+    def _content(self, start: int, end: int, place: Place) -> tuple[Place, bool]:
+        """The place for the elements of an item, which for content items goes by the concept; and if the item goes."""
+        profile = self._rules.profile
+        if place.parent not in CONTENT or place.mood != "clean" or not profile.clean_structured_content:
+            return place, False
+        try:
+            concept = concept_of(lambda pos: self._head_at(pos, place), self._data, start, end)
+        except StructError:
+            return place, False  # the window ends here, which is met again
+        letter = action(concept, profile.columns)
+        moods: dict[str, Mood] = {"K": "told", "D": "veiled"}
+        mood = moods.get(letter, "clean")
+        return self._rules.place(place.parent, mood, explicit=place.explicit), letter == "X"
+
+    def _head_at(self, pos: int, place: Place) -> tuple[int, int, int, bytes]:
+        """The tag of an element, where its value begins, how long it is, and its VR as it is written."""
+        data = self._data
+        tag = self._u16(data, pos)[0] << 16 | self._u16(data, pos + 2)[0]
+        vr = bytes(data[pos + 4 : pos + 6]) if place.explicit and tag >> 16 != 0xFFFE else b""
+        if not vr:
+            return tag, pos + 8, self._u32(data, pos + 4)[0], vr
+        if vr in LONG_VRS:
+            return tag, pos + 12, self._u32(data, pos + 8)[0], vr
+        return tag, pos + 8, self._u16(data, pos + 6)[0], vr
 
     def _head(self, pos: int, end: int) -> tuple[int, int, int]:
         if pos + 8 > end:
