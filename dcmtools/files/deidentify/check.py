@@ -14,7 +14,7 @@ from dcmtools.disk.dataset import LONG_VRS, Encoding
 from dcmtools.disk.part10 import PREAMBLE
 from dcmtools.disk.values import Decoder, decoder_for, quiet
 from dcmtools.files.deidentify.identity import kind_of
-from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
+from dcmtools.files.deidentify.profile import SAID, Profile, vr_of
 from dcmtools.model.errors import Refused
 
 _GRAPHICS, _UI = frozenset({0x50, 0x60}), frozenset({"UI", None})
@@ -38,7 +38,7 @@ def check_data_set(data: bytes, encoding: Encoding, profile: Profile, uids: Abst
     try:
         with quiet():
             data_set = read_dataset(BytesIO(data), not encoding.explicit, not encoding.big)
-            missing = [tag for tag in STATEMENT if tag not in data_set]
+            missing = [tag for tag in SAID if tag not in data_set]
             found = next(_violations(data_set, profile, uids), 0)
     except Exception as problem:
         raise Refused(f"pydicom cannot read the result ({type(problem).__name__})", cause="self-check") from problem

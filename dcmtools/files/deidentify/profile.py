@@ -37,6 +37,8 @@ _URN_CODE, _SCHEME_URL, _CODE_MEANING = 0x00080120, 0x0008010E, 0x00080104
 _CONCEPTS = frozenset({0x0040A043, 0x0040A168, 0x004008EA})
 # What the engine itself writes, whatever stood there.
 STATEMENT = (0x00120062, 0x00120063, 0x00120064, 0x00280303)
+# Of these what is there in any case: codes are not where pixels may show identity.
+SAID = (0x00120062, 0x00120063, 0x00280303)
 
 METHOD = f"dcmtools {__version__}, PS3.15 {table.EDITION}"
 # Defined terms of CID 7050 (PS3.16).

@@ -18,7 +18,7 @@ from dcmtools.disk.values import decoder_for
 from dcmtools.files.deidentify import table
 from dcmtools.files.deidentify.content import CONTENT, action, concept_of
 from dcmtools.files.deidentify.dummies import cleaned, dummy, has_form, shifted
-from dcmtools.files.deidentify.identity import Identity, kind_of
+from dcmtools.files.deidentify.identity import MODALITIES, Identity, kind_of
 from dcmtools.files.deidentify.profile import (
     ACCESSION,
     CODES,
@@ -50,8 +50,8 @@ _UNDEFINED = 0xFFFFFFFF
 _NEVER = 1 << 40
 _PATIENT = frozenset({PATIENT_NAME, PATIENT_ID})
 _METHOD, _METHOD_CODES, _TEMPORAL = STATEMENT[1:]
-_BURNED_IN = 0x00280301
-_OVERLAY_TYPE, _OVERLAY_DATA = 0x0040, 0x3000
+_BURNED_IN, _MODALITY = 0x00280301, 0x00080060
+_OVERLAY_TYPE = 0x0040
 # Heads of elements: 8 bytes with a length of 16 bits, 12 with one of 32, and 8 with one of 32 where no VR is written.
 _SHORT, _LONG, _BARE = 8, 12, 0
 
@@ -194,6 +194,7 @@ class Splicer:
         self._due += [(_BURNED_IN, self._nothing_burned_in)] if rules.cleaned else []
         self._due += [(_TEMPORAL, self._temporal)]
         self._methods, self._codes = b"", b""
+        self._overlays: dict[int, str] = {}
         self.done = Spliced()
 
     def through(self, read: Read, start: int, end: int) -> Spliced:
@@ -347,7 +348,7 @@ class Splicer:
         if rule.kind:
             self._note(rule, raw)
         if rule.letter == "G":
-            return self._graphic(rule, raw, blocks), start + length
+            return self._graphic(rule, pos, place), start + length
         return self._value(rule, raw), start + length
 
     def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911 - one line a letter
@@ -419,10 +420,24 @@ class Splicer:
 
     def _searched(self, rule: Rule, raw: bytes, *, was: bytes) -> bytes | None:
         """A text as it may stand: without its value when that holds identity of the patient."""
-        if self._rules.searching and raw and self._identity.is_in_value(raw, self._text(raw), self._uids):
+        if self._rules.searching and raw and self._holds_identity(rule, raw):
             self.done.cleaned.append(_shown(rule.tag))
-            return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else b"")
+            return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else self._without_identity(rule, raw))
         return None if raw == was else self._made(rule, raw)
+
+    def _holds_identity(self, rule: Rule, raw: bytes) -> bool:
+        """Whether a value is or holds identity; a modality is none, though patients are called Mr and Ms."""
+        is_modality = rule.tag == _MODALITY and raw.strip(b"\0 ") in MODALITIES
+        return not is_modality and self._identity.is_in_value(raw, self._text(raw), self._uids)
+
+    def _without_identity(self, rule: Rule, raw: bytes) -> bytes:
+        """A value of codes less those that are identity: those of images go by their places (Image Type)."""
+        codes = raw.strip(b"\0 ").split(b"\\")
+        if rule.vr != "CS" or len(codes) == 1:
+            return b""
+        return b"\\".join(
+            dummy("CS") if self._identity.is_in_value(one, self._text(one), self._uids) else one for one in codes
+        )
 
     def _private(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
         """What becomes of an element of a group of which something stays: safe ones and their creators do."""
@@ -446,13 +461,30 @@ class Splicer:
         is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
         return is_looked_at and self._identity.is_in_value(raw, self._text(raw), self._uids)
 
-    def _graphic(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
-        """What becomes of a part of a curve or an overlay under Clean Graphics: no text, bitmaps of regions only."""
-        element = rule.tag & 0xFFFF
-        if rule.tag >> 24 == 0x60 and element == _OVERLAY_TYPE:
-            blocks[rule.tag >> 16] = raw.decode("latin_1").strip("\0 ")
-        is_bitmap_of_text = rule.tag >> 24 == 0x60 and element == _OVERLAY_DATA and blocks.get(rule.tag >> 16) != "R"
-        return b"" if is_bitmap_of_text or rule.vr in WRITTEN - {"CS"} or rule.vr in {"DA", "TM", "UN", ""} else None
+    def _graphic(self, rule: Rule, pos: int, place: Place) -> bytes | None:
+        """What becomes of a part of a curve or an overlay under Clean Graphics: no text, overlays of regions only."""
+        if rule.tag >> 24 == 0x60 and self._overlay_type(pos, place) != "R":
+            return b""
+        return b"" if rule.vr in WRITTEN - {"CS"} or rule.vr in {"DA", "TM", "UN", ""} else None
+
+    def _overlay_type(self, pos: int, place: Place) -> str:
+        """The Overlay Type in the group of the element at a position, where it can be seen from there."""
+        data, group = self._data, self._u16(self._data, pos)[0]
+        if (known := self._overlays.get(group)) is not None and place.parent == 0:
+            return known
+        found, start = "", pos
+        while True:
+            if pos + 12 > len(data):
+                if start > 0:
+                    raise _More  # what follows may tell
+                break
+            tag, at, length, _ = self._head_at(pos, place)
+            if tag >> 16 != group or tag & 0xFFFF > _OVERLAY_TYPE or length == _UNDEFINED:
+                break
+            if tag & 0xFFFF == _OVERLAY_TYPE:
+                found = data[at : at + length].decode("latin_1").strip("\0 ")
+            pos = at + length
+        return self._overlays.setdefault(group, found)
 
     # Sequences
 
@@ -630,7 +662,8 @@ class Splicer:
         return (
             self._element(0x00120062, b"CS", b"NO" if self._flags == "NO" else b"YES", explicit=explicit)
             + self._element(_METHOD, b"LO", b"\\".join(methods), explicit=explicit)
-            + self._element(_METHOD_CODES, b"SQ", self._codes + mine, explicit=explicit)
+            # Not there when it would be empty: it is of Type 1C (PS3.3 C.7.1.1).
+            + (self._element(_METHOD_CODES, b"SQ", told, explicit=explicit) if (told := self._codes + mine) else b"")
         )
 
     def _code_item(self, code: str) -> bytes:
