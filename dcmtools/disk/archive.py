@@ -174,7 +174,7 @@ class Archive:
         return outcomes
 
     def tell(
-        self, linked: list[Committed], seen: tuple[int, int], *, sync: bool = True
+        self, linked: list[Committed], seen: tuple[int, int, int], *, sync: bool = True
     ) -> list[Committed | DcmtoolsError]:
         """Appends the lines of instances that were just linked; their folders are synced, and their UIDs claimed.
 
@@ -185,7 +185,7 @@ class Archive:
         uids = {str(one.record["SOPInstanceUID"]) for one in linked}
 
         def news() -> list[Record]:
-            if self.index.state() == seen or self.index.lacks(uids):
+            if self.index.state() == seen or self.index.still_lacks(uids):
                 return [one.record for one in linked]
             return self._news(outcomes, uids, [], {one.path.parent for one in linked})
 

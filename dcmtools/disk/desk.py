@@ -76,6 +76,8 @@ class Temporary:
 
 
 Arrived = tuple[Temporary, Record]
+# What became of each, None as long as that is open.
+Outcomes = list[Committed | DcmtoolsError | None]
 
 
 class Desk:
@@ -84,7 +86,7 @@ class Desk:
     def __init__(self, archive: Archive, incoming: Incoming, *, fsync: bool = True) -> None:
         self._archive, self._incoming, self._fsync = archive, incoming, fsync
         self._next: Temporary | None = None
-        self._folder, self._is_new = -1, False
+        self._folder = -1
         self._place, self._identity = "", (0, 0)
 
     def temporary(self) -> Temporary:
@@ -107,7 +109,7 @@ class Desk:
 
         What became of each, in order: DiskFull, IOFailure, CannotCreate, TryLater or BadData where it went wrong.
         """
-        outcomes: list[Committed | DcmtoolsError | None] = list(self._synced(arrived))
+        outcomes: Outcomes = list(self._synced(arrived))
         try:
             self._admit_new(arrived, outcomes)
             for number, (file, record) in enumerate(arrived):
@@ -133,7 +135,7 @@ class Desk:
             except OSError as problem:
                 yield from_os(problem, "storing in", self._archive.root)
 
-    def _admit_new(self, arrived: Sequence[Arrived], outcomes: list[Committed | DcmtoolsError | None]) -> None:
+    def _admit_new(self, arrived: Sequence[Arrived], outcomes: Outcomes) -> None:
         """Admits those of which the archive has nothing yet; the others are left."""
         archive = self._archive
         first: dict[str, int] = {}
@@ -145,29 +147,54 @@ class Desk:
             if not archive.index.lacks(mine):
                 known = archive.index.everywhere(mine)
                 mine = {uid: number for uid, number in mine.items() if uid not in known}
-            linked: dict[int, Committed] = {}
-            for number in mine.values():
-                outcomes[number] = done = self._linked(*arrived[number])
-                if isinstance(done, Committed):
-                    linked[number], outcomes[number] = done, None
-            self._sync_folder()
+            linked = self._linked({number: arrived[number] for number in mine.values()}, outcomes)
             if linked:
                 told = archive.tell(list(linked.values()), seen, sync=self._fsync)
                 for number, outcome in zip(linked, told, strict=True):
                     outcomes[number] = outcome
 
-    def _linked(self, file: Temporary, record: Record) -> Committed | DcmtoolsError | None:
-        """The instance under its name; None when that is taken."""
-        final = self._archive.root
+    def _linked(self, arrived: dict[int, Arrived], outcomes: Outcomes) -> dict[int, Committed]:
+        """Those that got their names, which are durable; of the others the names are taken, or `outcomes` say why."""
+        places: dict[Path, dict[int, tuple[Path, Arrived]]] = {}
+        for number, one in arrived.items():
+            try:
+                final = self._archive.path_for(one[1])
+            except DcmtoolsError as problem:
+                outcomes[number] = problem
+            else:
+                places.setdefault(final.parent, {})[number] = final, one
+        linked: dict[int, Committed] = {}
+        for place, some in places.items():
+            linked |= self._linked_in(place, some, outcomes)
+        return dict(sorted(linked.items()))
+
+    def _linked_in(
+        self, place: Path, arrived: dict[int, tuple[Path, Arrived]], outcomes: Outcomes
+    ) -> dict[int, Committed]:
+        """As `_linked`, in one folder: when that cannot be synced, none of its names is sure."""
+        linked: dict[int, Committed] = {}
+        for number, (final, one) in arrived.items():
+            try:
+                if done := self._named(final, *one):
+                    linked[number] = done
+            except OSError as problem:
+                outcomes[number] = from_os(problem, "storing", final)
+            except DcmtoolsError as problem:
+                outcomes[number] = problem
         try:
-            final = self._archive.path_for(record)
-            state = os.fstat(file.descriptor)
-            if not self._link(file, final):
-                return None
-        except DcmtoolsError as problem:
-            return problem
+            if linked and self._fsync:
+                os.fsync(self._folder)
         except OSError as problem:
-            return from_os(problem, "storing", final)
+            for number in linked:
+                outcomes[number] = from_os(problem, "storing in", place)
+            return {}
+        return linked
+
+    def _named(self, final: Path, file: Temporary, record: Record) -> Committed | None:
+        """The instance under its name, which is not durable yet; None when that is taken."""
+        state = os.fstat(file.descriptor)
+        if not self._link(file, final):
+            return None
         place = {**path_keys(final), "size": state.st_size, "mtime_ns": str(state.st_mtime_ns)}
         return Committed("received", final, {**record, **place, "state": "received"})
 
@@ -196,7 +223,7 @@ class Desk:
                 os.unlink(file.name)
 
     def _link(self, file: Temporary, final: Path) -> bool:
-        """Whether the file could be given its name, which is durable after `_sync_folder`."""
+        """Whether the file could be given its name, in the folder that is open then."""
         folder = self._entered(final.parent)
         try:
             os.link(file.name, final.name, dst_dir_fd=folder, follow_symlinks=False)
@@ -210,21 +237,14 @@ class Desk:
                 link_into(file.path, folder, final.name)
             except FileExistsError:
                 return False
-        file.is_linked = self._is_new = True
+        file.is_linked = True
         return True
-
-    def _sync_folder(self) -> None:
-        """Makes the names durable that the open folder got."""
-        if self._is_new and self._fsync:
-            os.fsync(self._folder)
-        self._is_new = False
 
     def _entered(self, place: Path) -> int:
         """The folder, open; that of the last object is taken again if it still is what has that path."""
         name = os.fspath(place)
         if name == self._place and self._is_there(name):
             return self._folder
-        self._sync_folder()
         self._leave()
         self._folder = self._archive.open_folder(place)
         found = os.fstat(self._folder)

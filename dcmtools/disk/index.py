@@ -90,18 +90,25 @@ class Index:
             with self._journal.alone():
                 self._written = set()
                 self._journal.disown()
-        own = self._journal.own
-        if self.state() != (own.inode, own.end) or not self._written.isdisjoint(sop_instance_uids):
+        return self.still_lacks(sop_instance_uids)
+
+    def still_lacks(self, sop_instance_uids: Collection[str]) -> bool:
+        """As `lacks`, also for who is called while lines are written (`append_after`)."""
+        # In this order: what was written is only forgotten together with whose it was.
+        written, own = self._written, self._journal.own
+        if written is None or not written.isdisjoint(sop_instance_uids):
+            return False
+        if self.state() != (own.inode, own.end, own.mtime_ns):
             return False
         return self._view.lacks(own.inode, own.start, sop_instance_uids)
 
-    def state(self) -> tuple[int, int]:
-        """Which file it is and how long: it only grows, so what was read of one that is the same still holds."""
+    def state(self) -> tuple[int, int, int]:
+        """Which file it is, how long, and from when: what was read of one that is the same still holds."""
         try:
             found = os.stat(self.file)
         except FileNotFoundError:
-            return 0, 0
-        return found.st_ino, found.st_size
+            return 0, 0, 0
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def forget(self, records: Iterable[Record]) -> None:
         """Adds a tombstone for each record: it is no longer at its path."""

@@ -24,11 +24,12 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
 class Span(NamedTuple):
-    """A stretch of a file: its inode, and from which byte to which."""
+    """A stretch of a file: its inode, from which byte to which, and when it was written."""
 
     inode: int
     start: int
     end: int
+    mtime_ns: int
 
 
 class Journal:
@@ -40,7 +41,7 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.lock_file = file.with_suffix(".lock")
-        self.own = Span(0, 0, 0)
+        self.own = Span(0, 0, 0, 0)
         self._guard = threading.Lock()
         self._writing = threading.Lock()  # beside the lock on the file, which is the process's
         self._collected = _Batch()
@@ -114,10 +115,12 @@ class Journal:
             self._is_new = False
             descriptor = self._open.descriptor(self._made)
             state = os.fstat(descriptor)
-            is_ours = (state.st_ino, state.st_size) == (self.own.inode, self.own.end)
+            own = self.own
+            is_ours = (state.st_ino, state.st_size, state.st_mtime_ns) == (own.inode, own.end, own.mtime_ns)
             size = state.st_size if is_ours else mend(descriptor)
             _add(descriptor, lines, size, sync=sync)
-            self.own = Span(state.st_ino, self.own.start if is_ours else size, size + len(lines))
+            start, written = own.start if is_ours else size, os.fstat(descriptor).st_mtime_ns
+            self.own = Span(state.st_ino, start, size + len(lines), written)
             if self._is_new and sync:
                 fsync_folder(self.file.parent)
         except OSError as problem:
@@ -133,13 +136,16 @@ class _Kept:
 
     def __init__(self, path: Path) -> None:
         self._path, self._descriptor = os.fspath(path), -1
-        self._identity = (0, 0)
+        self._identity, self._process = (0, 0), 0
 
     def descriptor(self, made: Callable[[], int]) -> int:
-        """The descriptor of what has the path now, opened by `made` where it is not the one we have."""
-        if self._descriptor < 0 or _identity(self._path) != self._identity:
+        """The descriptor of what has the path now, opened by `made` where it is not the one we have.
+
+        A lock is that of a process and of all that were forked from it, so each has a descriptor of its own.
+        """
+        if self._descriptor < 0 or self._process != os.getpid() or _identity(self._path) != self._identity:
             self._close()
-            self._descriptor = made()
+            self._descriptor, self._process = made(), os.getpid()
             found = os.fstat(self._descriptor)
             self._identity = (found.st_dev, found.st_ino)
         return self._descriptor

@@ -92,9 +92,13 @@ class View:
 
     def lacks(self, inode: int, start: int, uids: Iterable[str]) -> bool:
         """Whether none of these instances is in the file up to this byte, as far as it was looked at; else False."""
-        with self._guard, self._failures_told():
+        with self._guard:
             view = self._view if self._view is not None or self._tail.start else self._empty
-            return view is not None and self._tail.reaches(inode, start) and self._tail.lacks(view, uids)
+            try:
+                return view is not None and self._tail.reaches(inode, start) and self._tail.lacks(view, uids)
+            except sqlite3.Error as problem:
+                self._give_up(problem)
+                return False
 
     @contextmanager
     def _held(self, bring: Callable[[int], sqlite3.Connection | None]) -> Iterator[Snapshot | None]:

@@ -126,7 +126,13 @@ class Listener:
         with ExitStack() as stack:
             self._acceptor = self._opened(stack)
             options = self.options
-            receiver = Receiver(self.archive, self._arrived, min_free=options.min_free, fsync=options.fsync)
+            receiver = Receiver(
+                self.archive,
+                self._arrived,
+                min_free=options.min_free,
+                fsync=options.fsync,
+                associations=options.max_associations,
+            )
             self._receiver = stack.enter_context(receiver)
             self._handlers = {commands.C_ECHO_RQ: echo, commands.C_STORE_RQ: receiver.store, **self._services}
             stack.callback(self.drain)

@@ -6,10 +6,13 @@ be done after the answer is done then: the sender prepares its next object meanw
 """
 
 import errno
+import resource
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,6 +45,8 @@ _MAX_COMMENT = 64
 _SLOWEST = 256
 # Objects of one association that are made durable together, and bytes; each keeps a descriptor until then.
 _TOGETHER, _MUCH = 16, 64 << 20
+# Descriptors that are left for all else, and for what each association opens beside them.
+_RESERVED, _EACH = 64, 8
 # Seconds that an object which came whole waits for the one behind it.
 _PATIENCE = 0.05
 CONFLICT = BadData(
@@ -90,6 +95,11 @@ class _Object:
     record: Record = field(default_factory=dict)
     verdict: _Verdict | None = None
 
+    @property
+    def size(self) -> int:
+        """The bytes of its file."""
+        return self.file.size if self.file else 0
+
 
 @dataclass(slots=True)
 class _Work:
@@ -98,12 +108,19 @@ class _Work:
     association: Association
     desk: Desk
     waiting: list[_Object] = field(default_factory=list)
+    open: int = 0  # files
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more may wait."""
-        together = min(self.association.window, _TOGETHER)
-        return len(self.waiting) >= together or sum(one.file.size for one in self.waiting if one.file) > _MUCH
+    def temporary(self) -> Temporary:
+        """A file for an object."""
+        made = self.desk.temporary()
+        self.open += 1
+        return made
+
+    def clear(self, file: Temporary | None) -> None:
+        """Puts the file of an object away, if it has one."""
+        if file:
+            self.open -= 1
+            self.desk.clear(file)
 
 
 class Receiver:
@@ -111,17 +128,27 @@ class Receiver:
 
     `on_record` gets the instance record of each object (state received, present or conflict), or an error record; it
     is called by the association, which it must not hold up. `min_free` bytes are left free on the archive's disk.
-    Without `fsync` what is acknowledged survives our end, but not the machine's.
+    Without `fsync` what is acknowledged survives our end, but not the machine's. There are at most
+    `associations` at once.
     """
 
     def __init__(
-        self, archive: Archive, on_record: Callable[[Record], None], *, min_free: int = 0, fsync: bool = True
+        self,
+        archive: Archive,
+        on_record: Callable[[Record], None],
+        *,
+        min_free: int = 0,
+        fsync: bool = True,
+        associations: int = 1,
     ) -> None:
         self.archive, self.min_free, self.fsync = archive, min_free, fsync
         self._on_record = on_record
         self._stack = ExitStack()
         self._works: dict[str, _Work] = {}
         self._outlines: OutlinesBySyntax = {}
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limit = limit if limit != resource.RLIM_INFINITY else sys.maxsize
+        self._descriptors = limit - _RESERVED - _EACH * associations
 
     def __enter__(self) -> Self:
         self._incoming = self._stack.enter_context(self.archive.incoming())
@@ -142,14 +169,14 @@ class Receiver:
         request = _requested(association, message)
         try:
             received = self._received(request, message, work)  # meanwhile those that wait may be settled
-            work.waiting.append(received)
         except ProtocolError as problem:  # the peer is gone, and with it what it had sent of this one
             self._on_record(problem.record(**request.keys))
             raise
-        for _ in association.fragments():  # of an object that was refused before its end
-            pass
-        if work.is_full or not association.wait():
-            self.settle(association)
+        work.waiting.append(received)
+        if self._is_full(work) or not association.wait():
+            self._settle(work)
+        elif len(work.waiting) == 1:  # it need not wait for one that takes its time
+            association.connection.remind(time.monotonic() + _PATIENCE, partial(self._settle, work))
 
     def settle(self, association: Association) -> None:
         """Answers for all that has come over an association."""
@@ -170,8 +197,16 @@ class Receiver:
             work = self._works[association.id] = _Work(association, desk)
         return work
 
+    def _is_full(self, work: _Work) -> bool:
+        """Whether no more may wait: each has a descriptor, and those that are there must do for all associations."""
+        left = self._descriptors - sum(one.open for one in list(self._works.values()))
+        together = min(work.association.window, _TOGETHER)
+        return left <= 0 or len(work.waiting) >= together or sum(one.size for one in work.waiting) > _MUCH
+
     def _settle(self, work: _Work) -> None:
         waiting, work.waiting = work.waiting, []
+        if not waiting:
+            return
         try:
             whole = [one for one in waiting if one.file and one.verdict is None]
             admitted = work.desk.admit([(one.file, one.record) for one in whole if one.file])
@@ -183,11 +218,10 @@ class Receiver:
             work.association.send_each([_response(one) for one in waiting])
         finally:
             for one in waiting:
-                if one.file:
-                    work.desk.clear(one.file)
+                work.clear(one.file)
 
     def _received(self, request: _Request, message: Message, work: _Work) -> _Object:
-        """The object, in a file if it can be stored; of one that is refused a part may still be unread."""
+        """The object, in a file if it can be stored, after all of it was read."""
         received = _Object(request, message)
         abstract = message.context.abstract
         if not stores(abstract):
@@ -196,37 +230,39 @@ class Receiver:
         elif not message.has_data:
             nothing = BadData("no data set came", cause="truncated")
             received.verdict = _refused(request, status.CANNOT_UNDERSTAND, nothing)
-        else:
-            self._take(received, abstract, work)
+        try:
+            if received.verdict is None:
+                self._take(received, abstract, work)
+            for _ in work.association.fragments():  # of an object that was refused before its end
+                pass
+        except BaseException:  # the peer is gone, or asks for its release in the middle
+            work.clear(received.file)
+            raise
         return received
 
     def _take(self, received: _Object, abstract: str, work: _Work) -> None:
-        request, file = received.request, None
+        request = received.request
         try:
             self._check_room()
-            received.file = file = self._temporary(work)
-            arrival = self._arrived(file, request, work)
-            received.record = {**_checked(file, arrival, request, abstract), "node": request.node}
+            received.file = self._temporary(work)
+            arrival = self._arrived(received.file, request, work)
+            received.record = {**_checked(received.file, arrival, request, abstract), "node": request.node}
         except BadData as problem:
-            received.verdict = self._kept(file, request, problem)
+            received.verdict = self._kept(received.file, request, problem)
         except OSError as problem:
             told = from_os(problem, "storing in", self.archive.root)
             received.verdict = _refused(request, status.OUT_OF_RESOURCES, told)
         except _NO_RESOURCES as problem:
             received.verdict = _refused(request, status.OUT_OF_RESOURCES, problem)
-        except BaseException:  # the peer is gone, or asks for its release in the middle
-            if file:
-                work.desk.clear(file)
-            raise
 
     def _temporary(self, work: _Work) -> Temporary:
         try:
-            return work.desk.temporary()
+            return work.temporary()
         except OSError as problem:
             if problem.errno not in {errno.EMFILE, errno.ENFILE} or not work.waiting:
                 raise
         self._settle(work)  # each of those has a descriptor
-        return work.desk.temporary()
+        return work.temporary()
 
     def _check_room(self) -> None:
         if self.min_free:
@@ -238,11 +274,8 @@ class Receiver:
         meta = encode_meta(request.sop_class, request.sop_instance, request.syntax, request.node)
         begun, patience = time.monotonic(), association.timeouts.idle
         for fragment in association.fragments():
-            passed = time.monotonic() - begun
-            if passed > patience + arriving.size / _SLOWEST:
+            if time.monotonic() - begun > patience + arriving.size / _SLOWEST:
                 raise TimedOut(f"{association.where} sends less than {_SLOWEST} bytes a second", "see its network")
-            if passed > _PATIENCE and work.waiting:  # those before it need not wait for this one
-                self._settle(work)
             if file.size:  # and not what came of the data set: its first fragment may be empty
                 file.write(fragment)
             else:
@@ -257,8 +290,9 @@ class Receiver:
         if file:
             try:
                 where = path_keys(self.archive.quarantine(file.path, request.keys, problem.cause))
-            except _NO_RESOURCES as failure:
-                return _refused(request, status.OUT_OF_RESOURCES, failure)
+            except DcmtoolsError as failure:  # it could not be read again, or not be kept: the sender still has it
+                lost = IOFailure(failure.reason, failure.advice, **failure.where)
+                return _refused(request, status.OUT_OF_RESOURCES, lost)
             problem = BadData(
                 problem.reason.removeprefix(f"{path_keys(file.path)['path']}: "), _ADVICE, cause=problem.cause
             )

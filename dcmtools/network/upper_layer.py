@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeGuard
 
 from dcmtools.model.errors import ProtocolError
@@ -59,6 +59,7 @@ class Connection:
         self._buffer = bytearray(2 * (limit + 4096))
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._reminder: tuple[float, Callable[[], None]] | None = None
         self._plain = not _is_tls(sock)
         if self._plain:
             sock.settimeout(0)  # so that its descriptor does not block: whoever waits has a deadline
@@ -135,16 +136,9 @@ class Connection:
                 try:
                     sent = os.writev(descriptor, left)
                 except BlockingIOError:
-                    self._wait_for_room(descriptor, seconds)
+                    _wait_for(descriptor, select.POLLOUT, seconds)
                     continue
                 left = _less(left, sent)
-
-    @staticmethod
-    def _wait_for_room(descriptor: int, seconds: float) -> None:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        if not poll.poll(seconds * 1000):
-            raise TimeoutError
 
     def _check(self, kind: int, length: int) -> None:
         if kind not in _KINDS:
@@ -156,17 +150,17 @@ class Connection:
         if length > limit:
             raise ProtocolError(f"the peer sent a PDU of {length} bytes where {limit} are allowed (type {kind:02x})")
 
+    def remind(self, at: float, call: Callable[[], None]) -> None:
+        """Has something done, once, when we wait for the peer at this time (of time.monotonic())."""
+        self._reminder = at, call
+
     def _fill(self, wanted: int, deadline: float) -> None:
         if self._end - self._start >= wanted:
             return
         self._make_room(wanted)
-        sock = self.socket
         while self._end - self._start < wanted:
             try:
-                sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                if self._quick:
-                    sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # type: ignore[arg-type]
-                count = sock.recv_into(self._view[self._end :])
+                count = self._received(deadline)
             except TimeoutError:
                 raise TimedOut(
                     "the peer gave no answer in time", "see whether it hangs, or raise the timeout"
@@ -176,6 +170,43 @@ class Connection:
             if not count:
                 raise Closed("the peer closed the connection", "see the log of the peer")
             self._end += count
+
+    def _received(self, deadline: float) -> int:
+        """How many bytes were read, 0 at the end; TimeoutError when none came until then."""
+        receive = self._receive_plain if self._plain else self._receive_secured
+        while True:
+            due = deadline
+            if self._reminder is not None:
+                at, call = self._reminder
+                if time.monotonic() >= at:
+                    self._reminder = None
+                    call()
+                    continue
+                due = min(deadline, at)
+            try:
+                return receive(due)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _receive_plain(self, due: float) -> int:
+        """Reads what is there: one system call where something is, and only else more of them."""
+        descriptor, view = self.socket.fileno(), self._view[self._end :]
+        while True:
+            try:
+                return os.readv(descriptor, [view])
+            except BlockingIOError:
+                self._acknowledge_soon()
+                _wait_for(descriptor, select.POLLIN, due - time.monotonic())
+
+    def _receive_secured(self, due: float) -> int:
+        self.socket.settimeout(max(due - time.monotonic(), 0.001))
+        self._acknowledge_soon()
+        return self.socket.recv_into(self._view[self._end :])
+
+    def _acknowledge_soon(self) -> None:
+        if self._quick:
+            self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # type: ignore[arg-type]
 
     def _make_room(self, wanted: int) -> None:
         """Moves what is left to the front of the buffer, which grows only for an association PDU."""
@@ -188,6 +219,14 @@ class Connection:
             grown[:left] = self._buffer[self._start : self._end]
             self._start, self._end = 0, left
             self._buffer, self._view = grown, memoryview(grown)
+
+
+def _wait_for(descriptor: int, event: int, seconds: float) -> None:
+    """Waits until a descriptor is ready; TimeoutError when it is not in time."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(seconds, 0.001) * 1000):
+        raise TimeoutError
 
 
 def _stretch(every: Iterator[Part]) -> list[Part]:

@@ -1,17 +1,20 @@
 """The way of received objects into the archive: in which order, what stays, and what happens when something is off."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcmtools.disk import index
 from dcmtools.disk.archive import Archive, Committed
 from dcmtools.disk.desk import Desk, Temporary
 from dcmtools.disk.header import read_header
-from dcmtools.model.errors import CannotCreate, DcmtoolsError, NoInput
+from dcmtools.model.errors import CannotCreate, DcmtoolsError, IOFailure, NoInput
 from dcmtools.model.record import Record
 from tests.builders import encode_file, uid
 from tests.network.storing import encoded
@@ -87,6 +90,61 @@ def test_one_that_cannot_be_stored_leaves_the_others_of_its_group(archive: Archi
     assert isinstance(third, Committed)
     assert len(list(archive.index.instances())) == 2
     assert not (tmp_path / uid(1, 1, 1)).exists()
+
+
+def test_names_in_a_folder_that_cannot_be_synced_are_not_told_and_those_in_others_are(
+    archive: Archive, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = [handed_in(desk, 1), handed_in(desk, 2, SeriesInstanceUID=uid(7, 7, 7)), handed_in(desk, 3)]
+    real = os.fsync
+    told: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(PLACE) and not told:
+            told.append(descriptor)  # once, as the kernel tells of what it could not write
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    first, second, third = desk.admit(together)
+
+    assert isinstance(first, IOFailure)
+    assert isinstance(second, Committed)
+    assert isinstance(third, IOFailure)
+    assert [record["SOPInstanceUID"] for record in archive.index.instances()] == [uid(1, 1, 1, 2)]
+    assert admitted(desk, *handed_in(desk, 1)).state == "present"  # when its sender tries again
+    assert {record["SOPInstanceUID"] for record in archive.index.instances()} == {uid(1, 1, 1, 1), uid(1, 1, 1, 2)}
+
+
+def test_many_at_once_never_wait_for_each_other_for_ever(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_MOST", 20)  # what is remembered is often let go of
+
+    def bring(study: int) -> None:
+        desk = Desk(archive, incoming)
+        for number in range(60):
+            file = desk.temporary()
+            file.write(b"x")
+            uids = {"StudyInstanceUID": "1.4", "SeriesInstanceUID": f"1.3.{study}"}
+            record = {"type": "instance", **uids, "SOPInstanceUID": f"1.2.{study}.{number + 1}"}
+            assert admitted(desk, file, record).state == "received"
+            desk.clear(file)
+        desk.close()
+
+    with archive.incoming() as incoming, ThreadPoolExecutor(8) as threads:
+        list(threads.map(bring, range(1, 9), timeout=120))
+
+    assert len(list(archive.index.instances())) == 480
+
+
+def test_a_view_that_was_damaged_refuses_nothing(archive: Archive, desk: Desk) -> None:
+    admitted(desk, *handed_in(desk, 1))
+    next(archive.index.instances())
+    admitted(desk, *handed_in(desk, 2))
+    for end in ("", "-wal"):
+        os.truncate(archive.root / f"index.sqlite{end}", 0)
+
+    assert admitted(desk, *handed_in(desk, 3)).state == "received"
+    assert admitted(desk, *handed_in(desk, 1)).state == "present"
 
 
 def test_what_another_process_adds_meanwhile_is_seen(archive: Archive, desk: Desk) -> None:

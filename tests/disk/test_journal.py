@@ -209,3 +209,32 @@ def test_folder_that_may_not_be_written_is_said_to_be(file: Path) -> None:
         Journal(file).append(b"{}\n")
 
     file.parent.chmod(0o700)
+
+
+def test_a_fork_holds_the_lock_for_itself(tmp_path: Path) -> None:
+    program = """
+import os, sys, time
+from pathlib import Path
+from dcmtools.disk.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+journal.append(b"parent 1\\n")
+due, go = os.pipe()
+child = os.fork()
+if not child:
+    os.read(due, 1)
+    journal.append(b"child\\n")
+    os._exit(0)
+with journal.locked():
+    os.write(go, b"!")
+    for _ in range(30):  # it must not come through meanwhile
+        if os.waitpid(child, os.WNOHANG)[0]:
+            sys.exit("it did not wait")
+        time.sleep(0.01)
+os.waitpid(child, 0)
+journal.append(b"parent 2\\n")
+"""
+    file = tmp_path / "index.jsonl"
+
+    subprocess.run([sys.executable, "-c", program, str(file)], check=True, timeout=60)
+
+    assert file.read_bytes() == b"parent 1\nchild\nparent 2\n"

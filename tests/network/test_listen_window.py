@@ -1,8 +1,13 @@
 """Several operations outstanding on one association (PS3.7 D.3.3.3): the answers are those that come one at a time."""
 
+import json
 import os
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcmtools.disk import journal
+from dcmtools.disk import archive, journal
 from dcmtools.disk.archive import Archive
+from dcmtools.model.errors import BadData
 from dcmtools.model.uids import EXPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from dcmtools.network import command, pdu
 from dcmtools.network.association import Association, Timeouts, establish, proposals
@@ -180,3 +186,64 @@ def test_what_came_whole_before_the_peer_went_is_kept(tmp_path: Path) -> None:
         OBJECTS[which][0] for which in range(3)
     )
     assert not left_behind(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["half a header", "a command without its data set"])
+def test_what_came_whole_is_answered_while_the_peer_pauses_wherever_that_is(tmp_path: Path, part: str) -> None:
+    with listening(tmp_path) as (listener, _), pipelining(listener.port, 8) as (association, _):
+        head, *rest = message(association, 2, 1)
+        begun = head[:3] if part == "half a header" else b"".join((head, rest[0]))
+        association.connection.write([*message(association, 1, 0), begun], 5)
+        answer = association.receive(5).command  # the idle time is longer
+        association.abort()
+
+    assert (answer["MessageIDBeingRespondedTo"], answer["Status"]) == (1, 0)
+
+
+def test_an_object_that_cannot_be_kept_either_is_refused_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(path: Path) -> str:
+        raise BadData(f"{path}: cannot be read", cause="unreadable")
+
+    monkeypatch.setattr(archive, "data_set_hash", unreadable)
+    with listening(tmp_path) as (listener, records):
+        assert told_together(listener, [0, 6, 1], []) == [0, 0xA700, 0]
+        with pipelining(listener.port, 8) as (association, _):
+            association.connection.write(message(association, 1, 6), 5)
+            answer = association.receive(5).command
+
+    assert str(tmp_path) not in str(answer)
+    assert [record.get("state", record["type"]) for record in records] == ["received", "error", "received", "error"]
+    assert not left_behind(tmp_path)
+
+
+def test_with_few_descriptors_what_waits_leaves_enough_for_all(tmp_path: Path, environment: dict[str, str]) -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120));"
+        "from dcmtools.cli.main import main; main()"
+    )
+    words = [sys.executable, "-c", program, "listen", "--archive", str(tmp_path / "archive"), "--port", "0"]
+    words += ["--max-associations", "8", "--bind", "127.0.0.1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
+        assert process.stdout
+        port = json.loads(process.stdout.readline())["port"]
+        reader = threading.Thread(target=process.stdout.read)
+        reader.start()
+
+        def send_all(study: int) -> list[int]:
+            with pipelining(port, 32) as (association, _):
+                context = next(iter(association.contexts.values()))
+                for number in range(1, 33):
+                    instance, data = uid(study, 1, 1, number), encoded(study, 1, 1, number)
+                    told: Command = {"AffectedSOPClassUID": MR, "AffectedSOPInstanceUID": instance}
+                    told |= {"MessageID": number, "CommandField": command.C_STORE_RQ, "Priority": command.MEDIUM}
+                    association.send(context, told, data)
+                return [association.receive(20).command["Status"] for _ in range(32)]
+
+        with ThreadPoolExecutor(8) as threads:
+            statuses = list(threads.map(send_all, range(1, 9)))
+        process.terminate()
+        reader.join()
+
+    assert statuses == [[0] * 32] * 8
