@@ -9,7 +9,7 @@ from dcmtools.disk.dataset import LONG_VRS, Encoding
 from dcmtools.disk.part10 import PREAMBLE
 from dcmtools.disk.values import Decoder, decoder_for
 from dcmtools.files.deidentify.identity import kind_of
-from dcmtools.files.deidentify.profile import STATEMENT, Profile, vr_of
+from dcmtools.files.deidentify.profile import SAID, Profile, vr_of
 from dcmtools.files.deidentify.rereading import DataSet, Unreadable, reread
 from dcmtools.model.errors import Refused
 
@@ -39,7 +39,7 @@ def read_again(data: bytes, encoding: Encoding) -> DataSet:
 
 def check_data_set(data_set: DataSet, profile: Profile, uids: AbstractSet[bytes]) -> None:
     """Raises Refused when a data set is not what the profile wants; `uids` are those of the source that had to go."""
-    if not {tag for tag, _, _, _ in data_set}.issuperset(STATEMENT):
+    if not {tag for tag, _, _, _ in data_set}.issuperset(SAID):
         raise _residue("what says how it was de-identified")
     if found := next(_violations(data_set, profile, uids), 0):
         raise _residue(f"({found >> 16:04X},{found & 0xFFFF:04X})")

@@ -129,8 +129,25 @@ _COMMON = frozenset(
         "left",
         "right",
         "service",
-        "service",
+        # Before and behind names.
+        "mr",
+        "mrs",
+        "ms",
+        "miss",
+        "dr",
+        "herr",
+        "frau",
+        "mme",
+        "mlle",
+        "jr",
+        "md",
+        "phd",
     ]
+)
+# The defined terms of Modality (PS3.3 C.7.3.1.1.1) that are as short as names are which count as whole values only.
+MODALITIES = frozenset(
+    b"AR AU BDUS BI BMD CR CT DG DX DOC ECG EPS ES FID GM HC HD IO IOL IVUS KER KO LEN LS MG MR M3D NM OAM OCT OP OPM "
+    b"OPT OPV OSS OT PR PT PX REG RF RG RWV SEG SM SMR SR SRF TG US VA XA XC".split()
 )
 
 

@@ -7,6 +7,7 @@ An action is one letter, as in Table E.1-1 (X, Z, D, U, K), or one of ours for w
     H  kept unless it holds identity
     Q  a sequence: its items are treated element by element, in one of three moods
            keep    by the rules           dummy   and what no rule names gets a dummy       clean   only harmless words
+       and, of a content item of a report, clean with its value  told  as it is  or  veiled  by a dummy
 """
 
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ from typing import Literal, NamedTuple
 
 from dcmtools import __version__
 from dcmtools.files.deidentify import table
+from dcmtools.files.deidentify.content import VALUES
 from dcmtools.files.deidentify.dictionary import ELEMENTS
 from dcmtools.files.deidentify.table import Row
 
-Mood = Literal["keep", "dummy", "clean"]
+Mood = Literal["keep", "dummy", "clean", "told", "veiled"]
 Dates = Literal["none", "full", "modified"]
 
 TEXT = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
@@ -29,9 +31,13 @@ _TIMES = frozenset({"DA", "DT", "TM"})
 
 PATIENT_NAME, PATIENT_ID, ACCESSION, STUDY_ID = 0x00100010, 0x00100020, 0x00080050, 0x00200010
 _LENGTH_TO_END = 0x00080001
-_URN_CODE, _SCHEME_URL = 0x00080120, 0x0008010E
+_URN_CODE, _SCHEME_URL, _CODE_MEANING = 0x00080120, 0x0008010E, 0x00080104
+# Of content items: their names, codes that are their values, and units.
+_CONCEPTS = frozenset({0x0040A043, 0x0040A168, 0x004008EA})
 # What the engine itself writes, whatever stood there.
 STATEMENT = (0x00120062, 0x00120063, 0x00120064, 0x00280303)
+# Of these what is there in any case: codes are not where pixels may show identity.
+SAID = (0x00120062, 0x00120063, 0x00280303)
 
 METHOD = f"dcmtools {__version__}, PS3.15 {table.EDITION}"
 # Defined terms of CID 7050 (PS3.16).
@@ -132,6 +138,12 @@ class Profile:
         """What becomes of an element with this VR as it is written ("" where none is) in this sequence (0: in none)."""
         if own := self.own.get(tag):
             return _RECURSE if own.letter == "K" and vr == "SQ" else own
+        if mood in {"told", "veiled"}:
+            if tag in VALUES:
+                return KEEP if mood == "told" else Action("U") if vr == "UI" else DUMMY
+            mood = "clean"
+        if tag == _CODE_MEANING and mood == "clean" and parent in _CONCEPTS and self.clean_structured_content:
+            return _SEARCHED  # codes of content items tell of nobody (PS3.15 E.3.4)
         action = self._action(tag, vr, parent, sop_class, mood)
         if action != KEEP or vr in WRITTEN:
             return action

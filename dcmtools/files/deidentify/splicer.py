@@ -15,8 +15,9 @@ from dcmtools.disk.dataset import LONG_VRS, MAX_DEPTH, MAX_PADDING, SHORT_VRS, E
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.values import decoder_for
 from dcmtools.files.deidentify import table
+from dcmtools.files.deidentify.content import CONTENT, action, concept_of
 from dcmtools.files.deidentify.dummies import cleaned, dummy, has_form, shifted
-from dcmtools.files.deidentify.identity import Identity, kind_of, uids_in
+from dcmtools.files.deidentify.identity import MODALITIES, Identity, kind_of, uids_in
 from dcmtools.files.deidentify.profile import (
     ACCESSION,
     CODES,
@@ -49,8 +50,8 @@ _UNDEFINED = 0xFFFFFFFF
 _NEVER = 1 << 40
 _PATIENT = frozenset({PATIENT_NAME, PATIENT_ID})
 _METHOD, _METHOD_CODES, _TEMPORAL = STATEMENT[1:]
-_BURNED_IN = 0x00280301
-_OVERLAY_TYPE, _OVERLAY_DATA = 0x0040, 0x3000
+_BURNED_IN, _MODALITY = 0x00280301, 0x00080060
+_OVERLAY_TYPE = 0x0040
 # Letters of elements that are never remembered: pixels, what the engine writes itself, a character set, and what
 # depends on elements before it.
 _ALWAYS_ANEW = "BTEPG"
@@ -177,6 +178,7 @@ class Splicer:
         self._due += [(_BURNED_IN, self._nothing_burned_in)] if rules.cleaned else []
         self._due += [(_TEMPORAL, self._temporal)]
         self._methods, self._codes = b"", b""
+        self._overlays: dict[int, str] = {}
         self.done = Spliced()
 
     def through(self, read: Read, start: int, end: int) -> Spliced:
@@ -360,7 +362,7 @@ class Splicer:
         if rule.kind:
             self._note(rule, raw)
         if rule.letter == "G":
-            return self._graphic(rule, raw, blocks), start + length
+            return self._graphic(rule, pos, place), start + length
         return self._value(rule, raw), start + length
 
     def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911 - one line a letter
@@ -434,10 +436,24 @@ class Splicer:
         """A text as it may stand: without its value when that holds identity of the patient."""
         if self._rules.searching and raw:
             self.done.mentioned |= uids_in(raw)
-            if self._identity.is_in_value(raw, self._text(raw), self._uids):
+            if self._holds_identity(rule, raw):
                 self.done.cleaned.append(_shown(rule.tag))
-                return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else b"")
+                return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else self._without_identity(rule, raw))
         return None if raw == was else self._made(rule, raw)
+
+    def _holds_identity(self, rule: Rule, raw: bytes) -> bool:
+        """Whether a value is or holds identity; a modality is none, though patients are called Mr and Ms."""
+        is_modality = rule.tag == _MODALITY and raw.strip(b"\0 ") in MODALITIES
+        return not is_modality and self._identity.is_in_value(raw, self._text(raw), self._uids)
+
+    def _without_identity(self, rule: Rule, raw: bytes) -> bytes:
+        """A value of codes less those that are identity: those of images go by their places (Image Type)."""
+        codes = raw.strip(b"\0 ").split(b"\\")
+        if rule.vr != "CS" or len(codes) == 1:
+            return b""
+        return b"\\".join(
+            dummy("CS") if self._identity.is_in_value(one, self._text(one), self._uids) else one for one in codes
+        )
 
     def _private(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
         """What becomes of an element of a group of which something stays: safe ones and their creators do."""
@@ -461,13 +477,30 @@ class Splicer:
         is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
         return is_looked_at and self._identity.is_in_value(raw, self._text(raw), self._uids)
 
-    def _graphic(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
-        """What becomes of a part of a curve or an overlay under Clean Graphics: no text, bitmaps of regions only."""
-        element = rule.tag & 0xFFFF
-        if rule.tag >> 24 == 0x60 and element == _OVERLAY_TYPE:
-            blocks[rule.tag >> 16] = raw.decode("latin_1").strip("\0 ")
-        is_bitmap_of_text = rule.tag >> 24 == 0x60 and element == _OVERLAY_DATA and blocks.get(rule.tag >> 16) != "R"
-        return b"" if is_bitmap_of_text or rule.vr in WRITTEN - {"CS"} or rule.vr in {"DA", "TM", "UN", ""} else None
+    def _graphic(self, rule: Rule, pos: int, place: Place) -> bytes | None:
+        """What becomes of a part of a curve or an overlay under Clean Graphics: no text, overlays of regions only."""
+        if rule.tag >> 24 == 0x60 and self._overlay_type(pos, place) != "R":
+            return b""
+        return b"" if rule.vr in WRITTEN - {"CS"} or rule.vr in {"DA", "TM", "UN", ""} else None
+
+    def _overlay_type(self, pos: int, place: Place) -> str:
+        """The Overlay Type in the group of the element at a position, where it can be seen from there."""
+        data, group = self._data, self._u16(self._data, pos)[0]
+        if (known := self._overlays.get(group)) is not None and place.parent == 0:
+            return known
+        found, start = "", pos
+        while True:
+            if pos + 12 > len(data):
+                if start > 0:
+                    raise _More  # what follows may tell
+                break
+            tag, at, length, _ = self._head_at(pos, place)
+            if tag >> 16 != group or tag & 0xFFFF > _OVERLAY_TYPE or length == _UNDEFINED:
+                break
+            if tag & 0xFFFF == _OVERLAY_TYPE:
+                found = data[at : at + length].decode("latin_1").strip("\0 ")
+            pos = at + length
+        return self._overlays.setdefault(group, found) if place.parent == 0 else found
 
     # Sequences
 
@@ -517,7 +550,9 @@ class Splicer:
                 raise self._overrun(tag, is_top=False)
             parts: list[bytes] = []
             before = self.done.counts.total()
-            stop = self._elements(start, end if length == _UNDEFINED else start + length, parts, place)  # type: ignore[arg-type]
+            limit = end if length == _UNDEFINED else start + length
+            inner, goes = self._content(start, limit, place)
+            stop = self._elements(start, limit, parts, inner)  # type: ignore[arg-type]
             if length == _UNDEFINED:
                 if self._head(stop, end)[:2] != (0xFFFE, 0xE00D):
                     raise Odd("an item without a length has no end")
@@ -525,7 +560,10 @@ class Splicer:
             elif stop != start + length:
                 raise Odd("an item ends before its length does")
             self._decoder = decoder
-            if self.done.counts.total() == before:
+            if goes:
+                changed = True
+                self.done.counts["X"] += 1
+            elif self.done.counts.total() == before:
                 out.append(data[pos:stop])
             else:
                 changed = True
@@ -538,6 +576,31 @@ class Splicer:
         if delimited:
             raise Odd("a sequence without a length has no end")
         return (b"".join(out) if changed else None), pos
+
+    def _content(self, start: int, end: int, place: Place) -> tuple[Place, bool]:
+        """The place for the elements of an item, which for content items goes by the concept; and if the item goes."""
+        profile = self._rules.profile
+        if place.parent not in CONTENT or place.mood != "clean" or not profile.clean_structured_content:
+            return place, False
+        try:
+            concept = concept_of(lambda pos: self._head_at(pos, place), self._data, start, end)
+        except StructError:
+            return place, False  # the window ends here, which is met again
+        letter = action(concept, profile.columns)
+        moods: dict[str, Mood] = {"K": "told", "D": "veiled"}
+        mood = moods.get(letter, "clean")
+        return self._rules.place(place.parent, mood, self._depth, explicit=place.explicit), letter == "X"
+
+    def _head_at(self, pos: int, place: Place) -> tuple[int, int, int, bytes]:
+        """The tag of an element, where its value begins, how long it is, and its VR as it is written."""
+        data = self._data
+        tag = self._u16(data, pos)[0] << 16 | self._u16(data, pos + 2)[0]
+        vr = bytes(data[pos + 4 : pos + 6]) if place.explicit and tag >> 16 != 0xFFFE else b""
+        if not vr:
+            return tag, pos + 8, self._u32(data, pos + 4)[0], vr
+        if vr in LONG_VRS:
+            return tag, pos + 12, self._u32(data, pos + 8)[0], vr
+        return tag, pos + 8, self._u16(data, pos + 6)[0], vr
 
     def _head(self, pos: int, end: int) -> tuple[int, int, int]:
         if pos + 8 > end:
@@ -628,7 +691,8 @@ class Splicer:
         statement = (
             self._element(0x00120062, b"CS", b"NO" if self._flags == "NO" else b"YES", explicit=explicit)
             + self._element(_METHOD, b"LO", b"\\".join(methods), explicit=explicit)
-            + self._element(_METHOD_CODES, b"SQ", self._codes + mine, explicit=explicit)
+            # Not there when it would be empty: it is of Type 1C (PS3.3 C.7.1.1).
+            + (self._element(_METHOD_CODES, b"SQ", told, explicit=explicit) if (told := self._codes + mine) else b"")
         )
         return statement, [*items, METHOD.encode()]
 

@@ -68,7 +68,7 @@ def resolved(code: str, tag: int, parent: int, sop_class: str) -> str:
 @cache
 def naming_uids() -> frozenset[int]:
     """The tags whose UIDs name a class, a syntax, a coding scheme or a context: they tell nothing of anybody."""
-    return frozenset(_tag(line.split()[0]) for line in _lines("naming_uids.txt"))
+    return frozenset(_tag(line.split()[0]) for line in lines_of("naming_uids.txt"))
 
 
 @cache
@@ -83,7 +83,7 @@ def safe_private() -> Mapping[str, Mapping[tuple[int, int], str]]:
 
 def safe_private_rows() -> Iterator[tuple[int, int, str, str, str]]:
     """Group, last byte of the element, private creator, what becomes of it, and VR of each row of the table."""
-    for line in _lines("safe_private.txt"):
+    for line in lines_of("safe_private.txt"):
         place, letter, vr, rest = line.split(maxsplit=3)
         yield int(place[1:5], 16), int(place[8:10], 16), rest.split('"')[1], letter, vr
 
@@ -91,11 +91,11 @@ def safe_private_rows() -> Iterator[tuple[int, int, str, str, str]]:
 @cache
 def harmless_words() -> frozenset[str]:
     """The words that Clean Descriptors lets stand, in lower case."""
-    return frozenset(word for line in _lines("harmless_words.txt") for word in line.split())
+    return frozenset(word for line in lines_of("harmless_words.txt") for word in line.split())
 
 
 def _parsed() -> Iterator[tuple[str, Row]]:
-    for line in _lines("table_e1_1.txt"):
+    for line in lines_of("table_e1_1.txt"):
         tag, basic, *codes = line.split(maxsplit=2 + len(_COLUMNS))
         name = codes.pop()
         yield tag, Row(basic, name, {column: code for column, code in zip(_COLUMNS, codes, strict=True) if code != "."})
@@ -103,7 +103,7 @@ def _parsed() -> Iterator[tuple[str, Row]]:
 
 @cache
 def _places() -> tuple[frozenset[str], Mapping[tuple[int, int], Place]]:
-    first, *lines = _lines("iod_types.txt")
+    first, *lines = lines_of("iod_types.txt")
     places = {}
     for line in lines:
         tag, parent, action, *others = line.split()
@@ -122,7 +122,8 @@ def _tag(text: str) -> int:
     return int(text[1:5] + text[6:10], 16)
 
 
-def _lines(name: str) -> Iterator[str]:
+def lines_of(name: str) -> Iterator[str]:
+    """The lines of a table that are no comments."""
     return (line for line in _text(name).splitlines() if line and not line.startswith("#"))
 
 

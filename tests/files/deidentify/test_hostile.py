@@ -586,7 +586,8 @@ def test_pixels_that_may_show_identity_are_refused_and_when_allowed_never_called
 
     read = pydicom.dcmread(target)
     assert read.PatientIdentityRemoved == "NO"
-    assert [code.CodeValue for code in read.DeidentificationMethodCodeSequence] == list(outcome.codes) == []
+    assert "DeidentificationMethodCodeSequence" not in read
+    assert outcome.codes == ()
 
 
 def test_secondary_capture_that_says_that_nothing_is_burned_in_passes(tmp_path: Path) -> None:
@@ -683,3 +684,29 @@ def test_birth_date_in_the_content_of_a_report_is_no_date_to_retain(tag: int, tm
 
     with pytest.raises(Refused, match="left in the result"):
         run(tmp_path, writer.element(0x00100030, "DA", b"19630417"), content, profile=profile)
+
+
+@pytest.mark.parametrize("name", [b"Smith^John^^Mr", b"MR^John", b"Ms^Anna", b"CT^Bo"])
+def test_modality_stays_though_somebody_is_called_so(name: bytes, tmp_path: Path) -> None:
+    writer = Writer()
+
+    run(tmp_path, writer.element(0x00100010, "PN", name), writer.element(0x00080060, "CS", b"MR"))
+
+    assert pydicom.dcmread(tmp_path / "target.dcm").Modality == "MR"
+
+
+def test_of_several_codes_only_that_goes_which_is_identity(tmp_path: Path) -> None:
+    writer = Writer()
+
+    run(tmp_path, writer.element(0x00080008, "CS", b"ORIGINAL\\PRIMARY\\ZWENTIBOLD\\M "))
+
+    assert pydicom.dcmread(tmp_path / "target.dcm").ImageType == ["ORIGINAL", "PRIMARY", "ANON", "M"]
+
+
+def test_file_that_may_show_identity_has_no_empty_sequence_of_codes(tmp_path: Path) -> None:
+    source = write(tmp_path, Writer().file(Writer().element(0x00280301, "CS", b"YES ")))
+    target = tmp_path / "target.dcm"
+
+    Deidentifier(KEY, Settings(BASIC, burned_in="allow")).deidentify(source, target)
+
+    assert "DeidentificationMethodCodeSequence" not in pydicom.dcmread(target)
