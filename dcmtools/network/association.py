@@ -19,7 +19,7 @@ from dcmtools.model.errors import BadData, ProtocolError, Refused, TryLater, Una
 from dcmtools.network import command as commands
 from dcmtools.network import pdu
 from dcmtools.network.command import Command
-from dcmtools.network.upper_layer import Connection, Part, TimedOut
+from dcmtools.network.upper_layer import IOV_MAX, Connection, Part, TimedOut
 
 MAX_CONTEXTS = 128
 MAX_COMMAND = 64 * 1024
@@ -173,16 +173,28 @@ class Association:
             self.send(context, command, data)
             return
         self.connection.write(self._message(context, command, None, follows=True), self.timeouts.pdu)
-        buffer = memoryview(bytearray(self._fragment * max(1, _BUFFER // self._fragment)))
-        whole = list(self._fragments(context.id, buffer, last=False))  # which leaves again and again, filled anew
-        while length:
-            count = os.preadv(file, [buffer[:length]], offset)
-            if not count:
+        buffer, places = self._framed(context.id)
+        room = len(places) * self._fragment
+        while length > room:
+            if os.preadv(file, places, offset) < room:
                 raise _became_shorter()
-            length, offset = length - count, offset + count
-            full = length and count == len(buffer)
-            parts = whole if full else self._fragments(context.id, buffer[:count], last=not length)
-            self.connection.write(parts, self.timeouts.pdu)
+            self.connection.write([buffer], self.timeouts.pdu)
+            length, offset = length - room, offset + room
+        rest = os.pread(file, length, offset)
+        if len(rest) < length:
+            raise _became_shorter()
+        self.connection.write(self._fragments(context.id, memoryview(rest)), self.timeouts.pdu)
+
+    def _framed(self, context: int) -> tuple[memoryview, list[memoryview]]:
+        """A buffer with some P-DATA-TF PDUs of full length, and the places in it for their data.
+
+        It leaves again and again, filled anew: neither is a PDU put together each time, nor is its data copied.
+        """
+        size = _PDV.size + self._fragment
+        count = min(max(1, _BUFFER // size), IOV_MAX)
+        header = _PDV.pack(pdu.P_DATA, self._fragment + 6, self._fragment + 2, context, 0)
+        buffer = memoryview(bytearray((header + bytes(self._fragment)) * count))
+        return buffer, [buffer[start + _PDV.size : start + size] for start in range(0, len(buffer), size)]
 
     def _message(
         self, context: Context, command: Command, data: bytes | memoryview | None, *, follows: bool = False

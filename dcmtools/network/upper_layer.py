@@ -25,8 +25,8 @@ MAX_ASSOCIATE = 1 << 20
 MAX_PDU = 131072
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _KINDS = frozenset(range(pdu.ASSOCIATE_RQ, pdu.ABORT + 1))
-# What leaves in one system call: as much as a socket may have room for, and no more parts than the kernel takes.
-_STRETCH, _IOV = 512 << 10, 1024
+# So many pieces of memory the kernel takes in one system call, and so many bytes we let leave in one.
+IOV_MAX, _STRETCH = 1024, 512 << 10
 # Some peers count the headers into the length that they were told; that much more is let pass.
 _SLACK = 1024
 _TLS_ALERT = 0x15
@@ -126,7 +126,7 @@ class Connection:
             return
         self.socket.settimeout(seconds)
         while stretch := _stretch(every):
-            self.socket.sendall(b"".join(stretch))
+            self.socket.sendall(stretch[0] if len(stretch) == 1 else b"".join(stretch))
 
     def _send_plain(self, every: Iterator[Part], seconds: float) -> None:
         """Writes to the descriptor, which never blocks: one system call a message where the socket would make three."""
@@ -236,7 +236,7 @@ def _stretch(every: Iterator[Part]) -> list[Part]:
     for part in every:
         stretch.append(part)
         size += len(part)
-        if size >= _STRETCH or len(stretch) == _IOV:
+        if size >= _STRETCH or len(stretch) == IOV_MAX:
             break
     return stretch
 

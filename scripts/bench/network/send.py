@@ -195,6 +195,7 @@ def rows(bench: Bench) -> list[Row]:
         Row("pynetdicom", few, quick, ours(), {"storescu.py": (pynetdicom_storescu, 10.0)}),
         Row("orthanc-jobs-2", some, orthanc, ours("--jobs", "2"), {"storescu": (storescu(), 1.6)}),
         Row("20ms-jobs-4", some, storescp("--fork"), ours("--jobs", "4"), {"storescu": (storescu(), 3.0)}, delay=0.01),
+        Row("20ms-window", few, listen, ours(), {"storescu": (storescu(), 3.0)}, theirs=quick, delay=0.01),
         Row("tls-21KB", small, storescp_tls, secure, {"storescu": (scu_tls, 1.5)}),
         Row("tls-500MB", large, storescp_tls, secure, {"storescu": (scu_tls, 1.0)}),
         Row("tls-both-21KB", small, listen_tls, secure, {"storescu": (scu_tls, 1.5)}, theirs=storescp_tls),
