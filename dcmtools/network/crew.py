@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from dcmtools.disk.archive import Archive
+from dcmtools.disk.archive import INCOMING, Archive
 from dcmtools.model.errors import DcmtoolsError, TryLater
 from dcmtools.model.record import Record, decode, event, type_of
 from dcmtools.network.door import hand_on
@@ -127,6 +127,10 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        archive = Archive(self.orders.archive)
+        if (archive.root / INCOMING).is_dir():  # else it is away, and not to be made anew
+            with suppress(DcmtoolsError, OSError), archive.incoming():
+                pass  # which sweeps away what workers left that were killed, and not replaced any more
 
     @property
     def port(self) -> int:
