@@ -95,7 +95,12 @@ def listen(
     ] = "60s",
     workers: Annotated[
         int,
-        typer.Option(min=1, max=64, metavar="N", help="Receive in N processes, for when one core is the limit."),
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="Receive in N processes, for when one core, and not the disk, is the limit.",
+        ),
     ] = 1,
     once: Annotated[bool, typer.Option("--once", help="End after the first association that stored.")] = False,
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after N instances.")] = None,

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from dcmtools.disk.archive import Archive
+from dcmtools.disk.archive import INCOMING, Archive
 from dcmtools.model.errors import DcmtoolsError, TryLater
 from dcmtools.model.record import Record, decode, event, type_of
 from dcmtools.network.door import hand_on
@@ -98,14 +98,14 @@ class Crew:
         self._died_young = [0] * size
         self._left: deque[socket.socket] = deque()  # connections whose worker died before it took them
         self._hindrance = ""
+        self._defect: Exception | None = None
         self._news = threading.Condition()
         self._accepting, self._closing = threading.Event(), threading.Event()
         self._last = time.monotonic()
         self._stack = ExitStack()
         self._threads = [
-            threading.Thread(target=self._attend, name="workers", daemon=True),
-            threading.Thread(target=self._accept, name="acceptor", daemon=True),
-            threading.Thread(target=self._tell, name="notices", daemon=True),
+            threading.Thread(target=self._guarded, args=(work,), daemon=True)
+            for work in (self._attend, self._accept, self._tell)
         ]
 
     def __enter__(self) -> Self:
@@ -127,6 +127,10 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        archive = Archive(self.orders.archive)
+        if (archive.root / INCOMING).is_dir():  # else it is away, and not to be made anew
+            with suppress(DcmtoolsError, OSError), archive.incoming():
+                pass  # which sweeps away what workers left that were killed, and not replaced any more
 
     @property
     def port(self) -> int:
@@ -142,10 +146,12 @@ class Crew:
 
     @property
     def is_well(self) -> bool:
-        """Whether every worker gave a sign of life of late, and we are there to hear it."""
+        """Whether every worker gave a sign of life of late; DcmtoolsError when nobody is there to hear it."""
+        if self._defect:
+            reason = f"{type(self._defect).__name__} while workers were attended to"
+            raise DcmtoolsError(reason, "start it again, and report this") from self._defect
         now = time.monotonic()
-        is_heard = all(now - one.heard < _SILENCE for one in list(self._workers.values()))
-        return is_heard and all(thread.is_alive() for thread in self._threads)
+        return all(now - one.heard < _SILENCE for one in list(self._workers.values()))
 
     def listening(self) -> Record:
         """The event that says where we can be reached, and how many workers there are."""
@@ -175,6 +181,13 @@ class Crew:
         for sock in self._left:
             sock.close()
         return not is_late
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Does the work of a thread; a defect of ours in it ends the whole, and is not left to itself."""
+        try:
+            work()
+        except Exception as problem:  # noqa: BLE001 - the door of a thread
+            self._defect = problem
 
     # Workers
 

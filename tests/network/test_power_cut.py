@@ -13,7 +13,8 @@ from tests.conftest import StartDcmtools
 from tests.network.storing import INSTANCE, client, encoded, send
 from tests.network.test_workers import Service
 
-CALLS = "fsync,fdatasync,link,linkat,mkdir,mkdirat,write,sendmsg"
+CALLS = "fsync,fdatasync,link,linkat,mkdir,mkdirat,write,writev,sendmsg"
+SENT = r"(sendmsg|writev)\(\d+<(TCP|socket).*"
 # `[pid] call(what <unfinished ...>` and `[pid] <... call resumed>rest`: other threads came between.
 BROKEN_OFF = re.compile(r"(\d+) +(.*) <unfinished \.\.\.>")
 RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)")
@@ -71,10 +72,10 @@ def test_data_name_folder_and_index_are_on_the_disk_and_the_crew_knows_before_th
         rf"write\(\d+<{archive}/index\.jsonl>.*",
         rf"f(data)?sync\(\d+<{archive}/index\.jsonl>\) += 0",
         *([r"write\(\d+<pipe:.*\\\"type\\\":\\\"instance.*"] if workers > 1 else []),
-        r"sendmsg\(\d+<(TCP|socket).*",
+        SENT,
     ]
     calls = list(calls_of((tmp_path / "trace").read_text()))
     answer = next(at for at, call in enumerate(calls) if "index.jsonl" in call and "sync" in call)
     assert in_order(wanted, calls), "\n".join(calls)
-    early = [call for call in calls[:answer] if call.startswith("sendmsg(")]
+    early = [call for call in calls[:answer] if re.match(SENT, call)]
     assert len(early) == workers  # the connection is handed on, and the association accepted

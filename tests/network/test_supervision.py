@@ -16,14 +16,16 @@ from tests.conftest import StartDcmtools
 from tests.network.storing import client
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_it_tells_when_its_port_is_open_that_it_lives_and_when_it_ends(
-    start_dcmtools: StartDcmtools, tmp_path: Path
+    start_dcmtools: StartDcmtools, tmp_path: Path, workers: int
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(tmp_path / "notify"))
         told.settimeout(30)
         env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
-        process = start_dcmtools("listen", "--port", 0, "--archive", "archive", env=env)
+        words = ("listen", "--port", 0, "--archive", "archive", "--workers", workers)
+        process = start_dcmtools(*words, env=env)
         ready = told.recv(4096).decode().splitlines()
         assert process.stdout
         port = json.loads(process.stdout.readline())["port"]

@@ -456,6 +456,31 @@ def test_a_worker_that_cannot_begin_keeps_the_whole_from_beginning(tmp_path: Pat
         pass
 
 
+def test_what_a_worker_left_that_was_killed_at_the_end_is_tidied_too(tmp_path: Path) -> None:
+    with crew_of(tmp_path / "archive") as (one, _), client(one.port) as association:
+        begin(association, encoded()[:200])
+        wait_until(lambda: left_behind(tmp_path / "archive"))
+        for worker in list(one._workers.values()):
+            os.kill(worker.process.pid, signal.SIGKILL)
+        one.drain(0)
+        association.open = False
+        association.connection.close()
+
+    assert not left_behind(tmp_path / "archive")
+
+
+def test_a_defect_of_ours_ends_the_whole_and_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with crew_of(tmp_path / "archive") as (one, _):
+        workers = [worker.process for worker in one._workers.values()]
+        monkeypatch.setattr("dcmtools.network.crew.decode", lambda _: 1 // 0)
+        with pytest.raises(DcmtoolsError, match="ZeroDivisionError while workers were attended to"):
+            wait_until(lambda: not one.is_well)
+        monkeypatch.undo()
+    assert all(process.wait(10) for process in workers)
+
+
 def test_connections_that_come_while_no_worker_is_there_wait_for_the_next(tmp_path: Path) -> None:
     with crew_of(tmp_path / "archive") as (one, records):
         for worker in list(one._workers.values()):
