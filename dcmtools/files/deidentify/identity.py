@@ -48,6 +48,7 @@ _CODECS = (
     "iso8859_15", "tis_620", "gb18030", "euc_kr", "shift_jis", "euc_jp", "iso2022_jp", "iso2022_jp_2",
 )  # fmt: skip
 _ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Z]")  # between character sets (ISO/IEC 2022)
+_BLOCK, _OVERLAP = 4 << 20, 512  # no text that is searched for is longer
 _IN_ANY_BYTES = 6  # of a text that is searched for among bytes that may be any
 _BYTES = 3  # an encoded text of fewer would be found by chance
 _ROOT = 12
@@ -212,8 +213,9 @@ class Identity:
         `dense` are bytes that may be any: there a text of less than six bytes would be found by chance. `lenient`
         counts a number also where other digits are beside it: in a file those may be of the next tag, or of a length.
         """
-        if not data:
-            return False
+        if len(data) > 2 * _BLOCK:  # in parts that overlap: each is copied more than once
+            parts = (data[at : at + _BLOCK + _OVERLAP] for at in range(0, len(data), _BLOCK))
+            return any(self.is_in(part, uids, dense=dense, lenient=lenient) for part in parts)
         low = data.lower()
         if self._is_in(low, uids, dense=dense, lenient=lenient):
             return True

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Literal
 
 from dcmtools.disk.atomic import TEMPORARY_PREFIX
@@ -19,7 +19,7 @@ from dcmtools.files.deidentify.check import check_data_set, check_meta, kept_ele
 from dcmtools.files.deidentify.identity import Identity, identity_of
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
-from dcmtools.files.deidentify.splicer import Piece, Rules, Spliced, Splicer, Stretch, Subject
+from dcmtools.files.deidentify.splicer import BULK, Piece, Rules, Spliced, Splicer, Stretch, Subject
 from dcmtools.files.deidentify.writing import Original, write
 from dcmtools.model.errors import BadData, Refused
 from dcmtools.model.keys import BY_TAG, LAST_TAG
@@ -120,7 +120,7 @@ class Deidentifier:
         """
         with ExitStack() as stack:
             file, _ = stack.enter_context(opened(source, follow=True))
-            instance = _read(file)
+            instance = _read(file, stack)
             self._check_kind(instance)
             rule = None if blindly else self._rule_for(instance)
             if rule and target is None:  # only then can it be told whether the regions can be blanked
@@ -130,7 +130,7 @@ class Deidentifier:
                 regions.decoded(os.fspath(source), native)
                 stack.callback(native.unlink, missing_ok=True)
                 file, _ = stack.enter_context(opened(native))
-                instance = _read(file)
+                instance = _read(file, stack)
             subject, known = self._subject(instance)
             allowed = blindly or self._settings.burned_in == "allow"
             flags = "CLEANED" if rule else self._flags(instance, allowed=allowed)
@@ -283,14 +283,14 @@ class Deidentifier:
                         )
 
 
-def _read(file: OpenFile) -> _Source:
+def _read(file: OpenFile, stack: ExitStack) -> _Source:
     meta = meta_of(file)
     if meta.sop_class == MEDIA_STORAGE_DIRECTORY:
         raise BadData("it is a DICOMDIR, which lists files and is no instance", cause="dicomdir")
     encoding = encoding_in(file, meta)
     read, start, end = source_of(file, meta, encoding)
     if encoding.deflated:  # it is read more than once
-        read = _held(bytes(read(0, end)))
+        read = _held(bytes(read(0, end))) if end <= BULK else _spooled(read, end, stack)
     elif len(file.first) >= end:
         read = _held(bytes(file.first))
     walk = Walk(start, end, encoding, _WANTED, last=_LAST)
@@ -305,6 +305,15 @@ def _read(file: OpenFile) -> _Source:
         if not is_uid(uid_in(found.get(tag, (b"", b""))[1])):
             raise BadData(f"its {name} is missing or no UID", cause="bad-uid")
     return _Source(file, read, start, end, encoding, meta.syntax, found, sop_class)
+
+
+def _spooled(read: Read, size: int, stack: ExitStack) -> Read:
+    """A source in a file without a name: what is inflated may be far larger than its file."""
+    file = stack.enter_context(TemporaryFile())  # noqa: SIM115 - the stack closes it
+    for position in range(0, size, BULK):
+        file.write(read(position, min(BULK, size - position)))
+    file.flush()
+    return lambda position, length: os.pread(file.fileno(), length, position)
 
 
 def _record(pieces: list[Piece], instance: _Source) -> Record:
