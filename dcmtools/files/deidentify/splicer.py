@@ -135,7 +135,7 @@ class Rules:
         letter = self._letter(tag, vr, action, place, kind)
         return Rule(letter, tag, head, vr, written, kind, action.mood, action.value)
 
-    def _letter(self, tag: int, vr: str, action: Action, place: Place, kind: str) -> str:
+    def _letter(self, tag: int, vr: str, action: Action, place: Place, kind: str) -> str:  # noqa: PLR0911 - as above
         if place.parent == 0 and (tag in STATEMENT or (tag == _BURNED_IN and self.cleaned)):
             return "T"
         if place.parent == 0 and tag in PIXEL_DATA:
@@ -144,9 +144,11 @@ class Rules:
             return "E"
         if action.letter == "X" and not kind and (vr != "SQ" or tag >> 16 & 1):
             return "-"
-        if action.letter == "K" and (kind or (self.searching and vr in WRITTEN)):
-            return "H"
-        return action.letter
+        if action.letter != "K":
+            return action.letter
+        if vr in {"DA", "DT", "TM", "UI"}:
+            return "L"
+        return "H" if kind or (self.searching and vr in WRITTEN) else "K"
 
 
 class _More(Exception):
@@ -351,7 +353,7 @@ class Splicer:
             return self._graphic(rule, pos, place), start + length
         return self._value(rule, raw), start + length
 
-    def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911 - one line a letter
+    def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911, PLR0912 - one line a letter
         """The new element for a rule's letter; None where the old one stays."""
         match rule.letter:
             case "X" | "-":
@@ -370,6 +372,8 @@ class Splicer:
                 )
             case "S":
                 return self._moved(rule, raw)
+            case "L":
+                return None if has_form(rule.vr, raw) else self._spoiled(rule, raw)
             case "W":
                 text = self._text(raw)
                 return self._searched(rule, self._encoded(cleaned(text, self._identity.words)), was=raw)
@@ -391,7 +395,7 @@ class Splicer:
         if rule.kind == "overlay":
             self.done.has_overlay_in_pixels |= any(raw)
         elif text := self._text(raw).strip("\0 "):
-            (self.done.kept if rule.letter in "KH" else self.done.values).add((rule.kind, text))
+            (self.done.kept if rule.letter in "KHL" else self.done.values).add((rule.kind, text))
 
     def _uid(self, raw: bytes) -> bytes:
         texts = raw.decode("latin_1").strip("\0 ").split("\\")
@@ -417,6 +421,11 @@ class Splicer:
             self.done.spoiled.append(_shown(rule.tag))
             return self._made(rule, dummy(rule.vr) if rule.vr in {"DA", "DT", "OB"} else b"")
         return self._made(rule, moved)
+
+    def _spoiled(self, rule: Rule, raw: bytes) -> bytes:
+        """What takes the place of a date, a time or a UID that is to stay, and is none: it could be any text."""
+        self.done.spoiled.append(_shown(rule.tag))
+        return self._made(rule, self._uid(raw) if rule.vr == "UI" else dummy(rule.vr))
 
     def _searched(self, rule: Rule, raw: bytes, *, was: bytes) -> bytes | None:
         """A text as it may stand: without its value when that holds identity of the patient."""
@@ -523,19 +532,22 @@ class Splicer:
             group, element, length = self._head(pos, end)
             tag = group << 16 | element
             if tag == _SEQUENCE_END and delimited:
-                return (b"".join(out) if changed else None), pos + 8
+                # A delimiter has no length (PS3.5 7.5): another would be copied as it is.
+                return (b"".join(out) if changed or length else None), pos + 8
             if tag != _ITEM:
                 raise Odd(f"({group:04X},{element:04X}) stands where an item must be")
             start = pos + 8
             if length != _UNDEFINED and start + length > end:
                 raise self._overrun(tag, is_top=False)
             parts: list[bytes] = []
+            odd = 0
             before = self.done.counts.total()
             limit = end if length == _UNDEFINED else start + length
             inner, goes = self._content(start, limit, place)
             stop = self._elements(start, limit, parts, inner)  # type: ignore[arg-type]
             if length == _UNDEFINED:
-                if self._head(stop, end)[:2] != (0xFFFE, 0xE00D):
+                *delimiter, odd = self._head(stop, end)
+                if delimiter != [0xFFFE, 0xE00D]:
                     raise Odd("an item without a length has no end")
                 stop += 8
             elif stop != start + length:
@@ -544,7 +556,7 @@ class Splicer:
             if goes:
                 changed = True
                 self.done.counts["X"] += 1
-            elif self.done.counts.total() == before:
+            elif self.done.counts.total() == before and not odd:
                 out.append(data[pos:stop])
             else:
                 changed = True
@@ -648,7 +660,8 @@ class Splicer:
     def _statement(self) -> bytes:
         """Patient Identity Removed and the De-identification Methods, behind those of earlier ones (PS3.15 E.1.1)."""
         profile = self._rules.profile
-        methods = [one for one in self._methods.split(b"\\") if one]
+        earlier = [one for one in self._methods.split(b"\\") if one]
+        methods = [one for one in earlier if not self._is_identity(one, "LO")]
         methods += [method for method in [METHOD.encode()] if method not in methods]
         codes = [
             code
