@@ -47,7 +47,7 @@ _CODECS = (
     "latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_5", "iso8859_6", "iso8859_7", "iso8859_8", "iso8859_9",
     "iso8859_15", "tis_620", "gb18030", "euc_kr", "shift_jis", "euc_jp", "iso2022_jp", "iso2022_jp_2",
 )  # fmt: skip
-_ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Z]")  # between character sets (ISO/IEC 2022)
+_ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Za-z]")  # between character sets (ISO/IEC 2022)
 _BLOCK, _OVERLAP = 4 << 20, 512  # no text that is searched for is longer
 _IN_ANY_BYTES = 6  # of a text that is searched for among bytes that may be any
 _BYTES = 3  # an encoded text of fewer would be found by chance
@@ -60,6 +60,7 @@ _NO_DATE = "19000101"  # what stands for no date, in results of this profile, to
 # How letters are written that have no other sign: in German, in Danish and Norwegian, and at airports.
 _TWO_LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae", "þ": "th", "ñ": "nn"})
 _ONE_LETTER = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "\u0131": "i"})
+_FIRST_OF_THE_EAST = "\u2e80"
 _NOTHING = dict.fromkeys(map(ord, UNSEEN))
 _LONG_NUMBER, _UID_LENGTH = 8, 64
 _NUMBERS_BEFORE, _NUMBERS_BEHIND = re.compile(rb"[0-9.]*\Z"), re.compile(rb"[0-9.]*")
@@ -235,6 +236,8 @@ class Identity:
             plain = _plain(low.decode("utf-8", "replace")).lower().encode("utf-8", "replace")
             if _has(plain, self._needles):
                 return True
+        if b"\x1b" in low and _has(_ESCAPE.sub(b"", low), self._needles):
+            return True
         if not self.loose:
             return False
         bare = low.translate(None, BETWEEN)
@@ -257,6 +260,11 @@ class Identity:
         return not is_the_same and self.is_in(folded.encode("utf-8", "surrogatepass"))
 
 
+def _weight(text: str) -> int:
+    """How many letters a text is worth: an ideograph, a kana or a syllable says as much as two."""
+    return len(text) + sum(letter >= _FIRST_OF_THE_EAST for letter in text)
+
+
 def _plain(text: str) -> str:
     """A text in letters of one width, without what nobody sees in it."""
     return unicodedata.normalize("NFKC", text).translate(_NOTHING)
@@ -271,7 +279,7 @@ def identity_of(values: frozenset[tuple[str, str]], kept: frozenset[str] = froze
     for kind, text in values:
         loose.update(loose_of(kind, text))
         for one in _texts(kind, text):
-            is_strong = len(one) >= (_LETTERS if kind == "name" else _CHARACTERS)
+            is_strong = _weight(one) >= (_LETTERS if kind == "name" else _CHARACTERS)
             (strong if is_strong else short).add(one)
     return Identity(frozenset(strong), frozenset(short), kept, frozenset(loose))
 

@@ -790,3 +790,30 @@ def test_what_is_no_date_time_or_uid_does_not_stay_as_one(
 
     assert value.split()[-1] not in result
     assert tag in pydicom.dcmread(tmp_path / "target.dcm")
+
+
+@pytest.mark.parametrize("charset", [b"", b"\\ISO 2022 IR 100"])
+def test_name_with_escape_sequences_in_it_is_cleaned(charset: bytes, tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [writer.element(0x00080005, "CS", charset), writer.element(0x00080070, "LO", b"of Zwen\x1b(Btibold")]
+
+    assert b"tibold" not in run(tmp_path, *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Yamada^Taro=山田^太郎", "担当 山田様"),
+        ("Yamada==ヤマダ^タロウ", "ヤマダ3"),
+        ("Hong=洪吉洞", "洪吉洞님"),
+        ("Hong==홍^길동", "길동 2"),
+    ],
+)
+def test_name_of_two_ideographs_or_syllables_is_cleaned_within_a_text(name: str, text: str, tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [
+        writer.element(0x00080005, "CS", b"ISO_IR 192"), writer.element(0x00100010, "PN", name.encode()),
+        writer.element(0x00080070, "LO", text.encode()),
+    ]  # fmt: skip
+
+    assert text.encode() not in run(tmp_path, *parts)
