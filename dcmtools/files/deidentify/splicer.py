@@ -142,7 +142,7 @@ class Rules:
             return "B"
         if tag == _CHARSET:
             return "E"
-        if action.letter == "X" and not kind and (vr != "SQ" or tag >> 16 & 1):
+        if action.letter == "X" and not kind and vr != "SQ":
             return "-"
         if action.letter != "K":
             return action.letter
@@ -340,6 +340,8 @@ class Splicer:
         self, rule: Rule, pos: int, start: int, length: int, end: int, place: Place, blocks: dict[int, str]
     ) -> tuple[bytes | None, int]:
         """The bytes that take the place of an element, None where it stays; and the position behind it."""
+        if rule.vr == "SQ" and rule.tag >> 16 & 1 and length != _UNDEFINED:
+            return self._private_sequence(rule, pos, start, length, end, place)
         if rule.vr == "SQ" or (length == _UNDEFINED and rule.written not in {b"OB", b"OW"}):
             return self._sequence(rule, pos, start, length, end, place)
         if length == _UNDEFINED:  # an image in a sequence, such as an icon
@@ -521,6 +523,17 @@ class Splicer:
         if length != _UNDEFINED:
             return self._made(rule, items), stop
         return self._data[pos:start] + items + self._pack_bare.pack(0xFFFE, 0xE0DD, 0), stop
+
+    def _private_sequence(
+        self, rule: Rule, pos: int, start: int, length: int, end: int, place: Place
+    ) -> tuple[bytes | None, int]:
+        """As `_sequence`; it goes as a whole, whatever it is made like, and is walked for the identity in it."""
+        depth, decoder = self._depth, self._decoder
+        try:
+            return self._sequence(rule, pos, start, length, end, place)
+        except BadData:
+            self._depth, self._decoder = depth, decoder
+            return (self._made(rule, b"") if rule.letter in "QK" else b""), start + length
 
     def _items(  # noqa: C901 - an item can end in two ways
         self, pos: int, end: int, place: Place, *, delimited: bool

@@ -817,3 +817,30 @@ def test_name_of_two_ideographs_or_syllables_is_cleaned_within_a_text(name: str,
     ]  # fmt: skip
 
     assert text.encode() not in run(tmp_path, *parts)
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_name_that_only_a_private_sequence_holds_is_searched_for(
+    encoding: str, undefined: bool, tmp_path: Path
+) -> None:
+    writer = Writer(encoding)
+    item = writer.item(writer.element(0x00100010, "PN", b"Kwapiszewski^Jan"), undefined=undefined)
+    parts = [
+        writer.element(0x00080070, "LO", b"for Kwapiszewski"), writer.element(0x00090010, "LO", b"ACME"),
+        writer.sequence(0x00091001, item, undefined=undefined),
+    ]  # fmt: skip
+
+    result = run(tmp_path, *parts, writer=writer)
+
+    # Without a VR nobody can tell that a private element of a defined length is a sequence.
+    assert (b"Kwapiszewski" in result) == (encoding == "implicit" and not undefined)
+
+
+def test_private_sequence_that_is_damaged_goes_and_the_rest_stays(tmp_path: Path) -> None:
+    writer = Writer()
+    broken = writer.element(0x00091001, "SQ", b"\xfe\xff\x00\xe0\x99\x00\x00\x00no item")
+    parts = [writer.element(0x00090010, "LO", b"ACME"), broken, writer.element(0x00180050, "DS", b"1.5 ")]
+
+    assert b"no item" not in run(tmp_path, *parts)
+    assert pydicom.dcmread(tmp_path / "target.dcm").SliceThickness == 1.5
