@@ -352,7 +352,7 @@ class Splicer:
         if rule.kind:
             self._note(rule, raw)
         if rule.letter == "G":
-            return self._graphic(rule, pos, place), start + length
+            return self._graphic(rule, pos, place, blocks), start + length
         return self._value(rule, raw), start + length
 
     def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911, PLR0912 - one line a letter
@@ -472,16 +472,18 @@ class Splicer:
         is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
         return is_looked_at and self._identity.is_in_value(raw, self._text(raw), self._uids)
 
-    def _graphic(self, rule: Rule, pos: int, place: Place) -> bytes | None:
+    def _graphic(self, rule: Rule, pos: int, place: Place, blocks: dict[int, str]) -> bytes | None:
         """What becomes of a part of a curve or an overlay under Clean Graphics: no text, overlays of regions only."""
-        if rule.tag >> 24 == 0x60 and self._overlay_type(pos, place) != "R":
+        if rule.tag >> 24 == 0x60 and self._overlay_type(pos, place, blocks) != "R":
             return b""
         return b"" if rule.vr in WRITTEN - {"CS"} or rule.vr in {"DA", "TM", "UN", ""} else None
 
-    def _overlay_type(self, pos: int, place: Place) -> str:
+    def _overlay_type(self, pos: int, place: Place, blocks: dict[int, str]) -> str:
         """The Overlay Type in the group of the element at a position, where it can be seen from there."""
         data, group = self._data, self._u16(self._data, pos)[0]
-        if (known := self._overlays.get(group)) is not None and place.parent == 0:
+        # Of the top level it is known beyond a window, of an item within it.
+        overlays = blocks if place.parent else self._overlays
+        if (known := overlays.get(group)) is not None:
             return known
         found, start = "", pos
         while True:
@@ -495,7 +497,7 @@ class Splicer:
             if tag & 0xFFFF == _OVERLAY_TYPE:
                 found = data[at : at + length].decode("latin_1").strip("\0 ")
             pos = at + length
-        return self._overlays.setdefault(group, found)
+        return overlays.setdefault(group, found)
 
     # Sequences
 
