@@ -39,14 +39,14 @@ from dcmtools.model.record import NOTHING_THERE, Record, name_of, path_keys, pat
 LOCK_NAME = f"{TEMPORARY_PREFIX}lock"
 _STAGING = f"{TEMPORARY_PREFIX}export"
 # What goes to the disk together: one sync for many, and records that come out steadily.
-_BATCH = 2000
+_BATCH = 1000
 _SECONDS = 2.0
 # Of so few files each is synced by itself: a sync of the file system waits for what others write, too.
 _FEW = 16
 # What lies in a folder beside instances, and is no error.
 _NO_INSTANCE = frozenset({"not-dicom", "dicomdir"})
 # Files that go to a process together, and how many such chunks wait for each: none idles while a batch gets its names.
-_CHUNK, _AHEAD = 32, 16
+_CHUNK, _AHEAD = 32, 32
 
 Stop = Callable[[], bool]
 # Hears what came of an instance, or its record in the input when it was there already, and the record that comes out.
