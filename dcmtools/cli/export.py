@@ -131,8 +131,8 @@ def _options(
     frame: Frame, profile: ProfileOptions, layout: str | None, *, link: bool, dicomdir: bool
 ) -> "ExportOptions":
     from dcmtools.files.deidentify.pseudonyms import random_key, read_key
-    from dcmtools.files.dicomdir import MediaLayout
     from dcmtools.files.export import ExportOptions
+    from dcmtools.files.media_layout import MediaLayout
     from dcmtools.model.layout import parse_layout
 
     if dicomdir and layout:

@@ -6,6 +6,7 @@ where new interpreters take a hundred: they call functions that hold no lock and
 SIGTERM, which end the source of the items in the process that owns the command.
 """
 
+import fcntl
 import gc
 import os
 import pickle
@@ -15,6 +16,9 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import islice
+from struct import Struct
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -26,6 +30,11 @@ C = TypeVar("C")
 
 # How many items for each worker are under way or done and not yet asked for.
 _AHEAD = 3
+# What a pipe is to hold, and what the pipes of all systems do: a worker goes on while its results are written to the
+# disk, with items that it has already.
+_WIDE, _NARROW = 1 << 20, 4 << 10
+_OBJECTS = 100_000
+_SIZE = Struct("=Q")  # of a result, before it
 
 
 class Lost(Exception):
@@ -38,10 +47,13 @@ def serially(function: Callable[[T], R], items: Iterable[tuple[T, C]]) -> Iterat
         yield context, function(item)
 
 
-def in_processes(jobs: int, function: Callable[[T], R], items: Iterable[tuple[T, C]]) -> Iterator[tuple[C, R | Lost]]:
+def in_processes(
+    jobs: int, function: Callable[[T], R], items: Iterable[tuple[T, C]], *, ahead: int = _AHEAD
+) -> Iterator[tuple[C, R | Lost]]:
     """The results, made in so many processes at once; the first one here, for there may be no second.
 
-    A function's exception is raised here. An item whose process dies is Lost, and the others go on in a new one.
+    A function's exception is raised here. An item whose process dies is Lost, and the others go on in a new one. For
+    each process `ahead` items at most are under way, or done and not yet asked for.
     """
     source = iter(items)
     first = next(source, None)
@@ -52,10 +64,39 @@ def in_processes(jobs: int, function: Callable[[T], R], items: Iterable[tuple[T,
         yield first[1], function(first[0])
         yield from serially(function, source)
         return
-    with _Crew(function, jobs) as crew:
+    with _Crew(function, jobs, ahead) as crew:
         crew.take(*second)
         yield first[1], function(first[0])
         yield from crew.through(source)
+
+
+def each(
+    jobs: int, function: Callable[[T], R], items: Iterable[T], *, at_once: int, ahead: int = _AHEAD
+) -> Iterator[tuple[T, R | Lost]]:
+    """Each item with its result, where one is too little to be sent by itself: `at_once` go to a process together.
+
+    When a process dies, its items are given to another one by one, so that only the one at fault is Lost.
+    """
+    source = iter(items)
+    chunks = iter(lambda: list(islice(source, at_once)), [])
+    for chunk, results in in_processes(
+        jobs, partial(_all, function), ((chunk, chunk) for chunk in chunks), ahead=ahead
+    ):
+        found: Iterable[R | Lost] = _singly(function, chunk) if isinstance(results, Lost) else results
+        yield from zip(chunk, found, strict=True)
+
+
+def _singly(function: Callable[[T], R], items: list[T]) -> Iterator[R | Lost]:
+    # The first item of a map is worked on here, where nothing may die: an empty one takes its place.
+    for _, results in in_processes(2, partial(_all, function), [([], None), *(([item], item) for item in items)]):
+        if isinstance(results, Lost):
+            yield results
+        else:
+            yield from results
+
+
+def _all(function: Callable[[T], R], items: list[T]) -> list[R]:
+    return [function(item) for item in items]
 
 
 def on_executor(
@@ -93,20 +134,23 @@ def _settled(waiting: "deque[tuple[C, Future[Any]]]", deaths: tuple[type[Excepti
 class _Slot:
     """An item's place in the order, and its result when it is there."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, item: Any, context: Any) -> None:
+        self.packed = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
         self.context = context
         self.result: Any = None
         self.done = False
 
 
 class _Crew:
-    """Forked workers, each with one item at a time, and the items in their order."""
+    """Forked workers, each with a few items to do, and the items in their order."""
 
-    def __init__(self, function: Callable[[Any], Any], jobs: int) -> None:
+    def __init__(self, function: Callable[[Any], Any], jobs: int, ahead: int) -> None:
         self._function = function
         self._jobs = jobs
+        self._ahead = ahead
         self._workers: list[_Worker] = []
         self._order: deque[_Slot] = deque()
+        self._held: _Slot | None = None  # an item that no worker has room for
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +163,7 @@ class _Crew:
         """All results, those of items taken before first."""
         more = True
         while more or self._order:
-            while more and len(self._order) < _AHEAD * self._jobs and self._has_room():
+            while more and len(self._order) < self._ahead * self._jobs and self._can_give():
                 item = next(source, None)
                 if item is None:
                     more = False
@@ -131,43 +175,64 @@ class _Crew:
                     raise slot.result
                 yield slot.context, slot.result
                 self._collect(0)
-                if more and self._has_room():
+                if more and self._can_give():
                     break
             else:
                 if self._order:
                     self._collect(None)
 
     def take(self, item: Any, context: Any) -> None:
-        """Gives an item to a worker that is idle, or to a new one."""
-        slot = _Slot(context)
-        self._order.append(slot)
-        worker = next((one for one in self._workers if one.slot is None), None)
-        if worker is None:
-            worker = _Worker(self._function, self._workers)
-            self._workers.append(worker)
-        worker.give(item, slot)
+        """Gives an item to a worker that has room for it, or to a new one; else it is held until one has."""
+        self._held = _Slot(item, context)
+        self._order.append(self._held)
+        self._can_give()
 
-    def _has_room(self) -> bool:
-        return len(self._workers) < self._jobs or any(one.slot is None for one in self._workers)
+    def _can_give(self) -> bool:
+        """Whether no item is held any more, so that another one can be taken."""
+        if self._held and (worker := self._least_busy(self._held)):
+            worker.give(self._held)
+            self._held = None
+        return self._held is None
+
+    def _least_busy(self, slot: _Slot) -> "_Worker | None":
+        worker = min(self._workers, key=lambda one: len(one.slots), default=None)
+        if worker is None or (worker.slots and len(self._workers) < self._jobs):
+            return self._new_worker()
+        return worker if worker.has_room(slot) else None
+
+    def _new_worker(self) -> "_Worker":
+        worker = _Worker(self._function, self._workers)
+        self._workers.append(worker)
+        return worker
 
     def _collect(self, patience: float | None) -> None:
         """Takes in the results that are there; waits for one when told to."""
-        busy = {one.results.fileno(): one for one in self._workers if one.slot is not None}
+        busy = {one.results: one for one in self._workers if one.slots}
         poll = select.poll()
         for descriptor in busy:
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll(patience) if busy else ():
             if not busy[descriptor].receive():
-                self._workers.remove(busy[descriptor])
+                self._replace(busy[descriptor])
+
+    def _replace(self, dead: "_Worker") -> None:
+        """Lets a new worker do what one had not begun when it died."""
+        self._workers.remove(dead)
+        if dead.slots:
+            worker = self._new_worker()
+            for slot in dead.slots:
+                worker.give(slot)
 
 
 class _Worker:
     """One forked process; its pipes close with us, however we end, and then it ends too."""
 
     def __init__(self, function: Callable[[Any], Any], others: Iterable["_Worker"]) -> None:
-        self.slot: _Slot | None = None
+        self.slots: deque[_Slot] = deque()  # what it has to do, the one that it is at first
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
+        _widen(theirs_out)
+        self._room = _widen(ours_out) // 2  # pages are not filled to the end
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread: ours only writes out
             self._pid = os.fork()
@@ -175,44 +240,68 @@ class _Worker:
             _serve(function, theirs_in, theirs_out, [ours_in, ours_out, *(one for o in others for one in o.pipes)])
         os.close(theirs_in)
         os.close(theirs_out)
-        self.results: BinaryIO = open(ours_in, "rb")  # noqa: SIM115 - closed by end
+        self.results = ours_in
         self._items: BinaryIO = open(ours_out, "wb")  # noqa: SIM115 - closed by end
 
     @property
     def pipes(self) -> tuple[int, int]:
         """Our ends, which no other worker may keep open."""
-        return self.results.fileno(), self._items.fileno()
+        return self.results, self._items.fileno()
 
-    def give(self, item: Any, slot: _Slot) -> None:
-        """Sends an item; it waits in the pipe for nobody, since the worker is idle."""
-        self.slot = slot
+    def has_room(self, slot: _Slot) -> bool:
+        """Whether an item can be sent without waiting: the process reads it at once, or the pipe holds it."""
+        return not self.slots or sum(len(one.packed) for one in (*self.slots, slot)) <= self._room
+
+    def give(self, slot: _Slot) -> None:
+        """Sends an item."""
+        self.slots.append(slot)
         with suppress(BrokenPipeError):  # it has died meanwhile: its silence will tell
-            pickle.dump(item, self._items, pickle.HIGHEST_PROTOCOL)
+            self._items.write(slot.packed)
             self._items.flush()
 
     def receive(self) -> bool:
-        """Puts the result in its slot; False when the process died instead."""
-        slot, self.slot = self.slot, None
+        """Puts a result in its slot; False when the process died instead."""
+        slot = self.slots.popleft()
         alive = True
         try:
-            result = pickle.load(self.results)  # noqa: S301 - from our own child
-        except (EOFError, pickle.UnpicklingError):
-            result, alive = Lost(), False
+            (size,) = _SIZE.unpack(_read(self.results, _SIZE.size))
+            slot.result = pickle.loads(_read(self.results, size))  # noqa: S301 - from our own child
+        except EOFError:
+            slot.result, alive = Lost(), False
             self.end()
-        if slot is not None:
-            slot.result, slot.done = result, True
+        slot.done = True
         return alive
 
     def end(self) -> None:
         """Ends the process; what it was doing is wanted no more."""
         with suppress(BrokenPipeError):
             self._items.close()
-        self.results.close()
         if self._pid:
+            os.close(self.results)
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
+
+
+def _read(pipe: int, size: int) -> bytes:
+    """So many bytes and no more, since those behind them would not be waited for; EOFError when they do not come."""
+    data = bytearray()
+    while len(data) < size:
+        block = os.read(pipe, size - len(data))
+        if not block:
+            raise EOFError
+        data += block
+    return bytes(data)
+
+
+def _widen(pipe: int) -> int:
+    """Lets a pipe hold more, where the system can; how many bytes it holds."""
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):
+        return _NARROW
+    with suppress(OSError):  # a user may have only so much in pipes
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _WIDE)
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
 def _serve(function: Callable[[Any], Any], items: int, results: int, others: list[int]) -> None:
@@ -221,7 +310,9 @@ def _serve(function: Callable[[Any], Any], items: int, results: int, others: lis
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        gc.disable()  # looking for circles among thousands of records costs a tenth, and there are none
+        # To look for circles among thousands of records costs a tenth, and there are few: errors make some.
+        gc.freeze()
+        gc.set_threshold(_OBJECTS)
         for descriptor in others:
             os.close(descriptor)
         with open(items, "rb") as incoming, open(results, "wb") as outgoing:
@@ -230,7 +321,9 @@ def _serve(function: Callable[[Any], Any], items: int, results: int, others: lis
                     item = pickle.load(incoming)  # noqa: S301 - from our own parent
                 except EOFError:
                     break
-                outgoing.write(_answer(function, item))
+                packed = _answer(function, item)
+                outgoing.write(_SIZE.pack(len(packed)))
+                outgoing.write(packed)
                 outgoing.flush()
         code = 0
     finally:  # nothing of the parent's may run here: no exit handler, no buffer, no generator

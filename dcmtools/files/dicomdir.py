@@ -1,9 +1,8 @@
-"""Rebuilds a DICOMDIR from the instances that lie below a folder, and names files so that it can list them (PS3.10 8).
+"""Rebuilds a DICOMDIR from the instances that lie below a folder (PS3.10 8).
 
 It is never carried over from a source, whose patients it would list.
 """
 
-import base64
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -34,22 +33,6 @@ _NEEDED_OF_REPORTS = {
     "VerificationFlag": "UNVERIFIED",
 }
 _SEQUENCE_HEAD = 12
-
-
-class MediaLayout:
-    """File IDs of media: components of up to eight capitals and digits, made of the UIDs (PS3.10 8.2, PS3.12)."""
-
-    tells_instances_apart = True
-
-    def path(self, record: Record) -> str:
-        """Where an instance belongs, relative and with / between the components."""
-        keys = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-        names = (f"{mark}{_short(str(record.get(key) or ''))}" for mark, key in zip("PSSI", keys, strict=True))
-        return "/".join(("DICOM", *names))
-
-    def distinct_path(self, record: Record) -> str:
-        """As `path`: no two instances want one name."""
-        return self.path(record)
 
 
 @dataclass(slots=True)
@@ -157,7 +140,3 @@ def _encoded(data_set: Dataset) -> bytes:
     with quiet():
         write_dataset(file, data_set)
     return buffer.getvalue()
-
-
-def _short(text: str) -> str:
-    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()[:7]

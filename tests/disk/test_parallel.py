@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dcmtools.disk.parallel import Lost, in_processes, on_executor, serially
+from dcmtools.disk.parallel import Lost, each, in_processes, on_executor, serially
 from tests.waiting import wait_until
 
 
@@ -105,6 +105,42 @@ def test_only_a_few_items_are_taken_ahead() -> None:
     results.close()  # type: ignore[attr-defined]  # it is a generator
 
     assert len(taken) <= 10 + 3 * 2 + 2
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
+def test_small_items_go_together_and_come_back_one_by_one(count: int, jobs: int) -> None:
+    results = list(each(jobs, squared, range(count), at_once=8, ahead=5))
+
+    assert results == [(number, number * number) for number in range(count)]
+
+
+def test_of_items_that_go_together_only_the_killer_is_lost() -> None:
+    items = [*range(10, 20), *range(40)]
+    results = dict(each(2, killed_by_seven, items, at_once=10, ahead=9))
+
+    assert isinstance(results.pop(7), Lost)
+    assert results == {number: number for number in items if number != 7}
+
+
+def test_items_that_wait_for_a_process_that_dies_are_done_by_another() -> None:
+    results = [result for _, result in in_processes(2, killed_by_seven, items(200), ahead=30)]
+
+    assert isinstance(results.pop(7), Lost)
+    assert results == [number for number in range(200) if number != 7]
+
+
+def test_worker_goes_on_while_nobody_reads_its_results(tmp_path: Path) -> None:
+    def noted(number: int) -> bytes:
+        (tmp_path / str(number)).touch()
+        return bytes(10_000)
+
+    results = in_processes(2, noted, items(1000), ahead=20)
+    next(results)  # made here
+    next(results)
+    wait_until(lambda: len(os.listdir(tmp_path)) >= 40)
+
+    results.close()  # type: ignore[attr-defined]  # it is a generator
 
 
 def test_items_and_results_larger_than_a_pipe_pass() -> None:

@@ -14,8 +14,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from dcmtools.files.deidentify.instance import Settings
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
-from dcmtools.files.dicomdir import MediaLayout
 from dcmtools.files.export import ExportOptions, export, export_zip, files_in
+from dcmtools.files.media_layout import MediaLayout
 from dcmtools.files.verify_export import verify_export
 from dcmtools.model.errors import NoInput
 from dcmtools.model.layout import parse_layout

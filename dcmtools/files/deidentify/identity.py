@@ -409,6 +409,11 @@ def _has_uid(data: bytes, uids: AbstractSet[bytes]) -> bool:
     return any(root in data for root in roots) and not uids.isdisjoint(_UIDS.findall(data))
 
 
+def uids_in(data: bytes) -> set[bytes]:
+    """All that could be found there as a UID, whosoever it is."""
+    return {*_UIDS.findall(data), *(_UIDS.findall(data.replace(b"\0", b"")) if b"\0" in data else ())}
+
+
 def _has(data: bytes, needles: Iterable[tuple[bytes, bool]], *, lenient: bool = False) -> bool:
     for needle, is_number in needles:
         at = data.find(needle)

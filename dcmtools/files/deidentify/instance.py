@@ -13,16 +13,20 @@ from dcmtools.disk.atomic import TEMPORARY_PREFIX
 from dcmtools.disk.dataset import Encoding, Walk
 from dcmtools.disk.inflated import Read
 from dcmtools.disk.part10 import OpenFile, encode_meta, encoding_in, meta_of, opened, source_of, uid_in
+from dcmtools.disk.runs import Runs
 from dcmtools.disk.values import Element, decoder_for
 from dcmtools.files.deidentify import frames, pixels, regions
-from dcmtools.files.deidentify.check import check_data_set, check_meta, kept_elements
+from dcmtools.files.deidentify.check import check_data_set, check_meta, kept_elements, read_again
 from dcmtools.files.deidentify.identity import Identity, identity_of
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
-from dcmtools.files.deidentify.splicer import BULK, Piece, Rules, Spliced, Splicer, Stretch, Subject
+from dcmtools.files.deidentify.repeats import Memory
+from dcmtools.files.deidentify.rereading import DataSet
+from dcmtools.files.deidentify.spliced import Piece, Spliced, Stretch
+from dcmtools.files.deidentify.splicer import BULK, Rules, Splicer, Subject
 from dcmtools.files.deidentify.writing import Original, write
 from dcmtools.model.errors import BadData, Refused
-from dcmtools.model.keys import BY_TAG, LAST_TAG
+from dcmtools.model.keys import BY_TAG
 from dcmtools.model.names import is_uid
 from dcmtools.model.record import Record
 from dcmtools.model.uids import (
@@ -49,8 +53,11 @@ _WANTED = frozenset(
 )  # fmt: skip
 # In the names of the character sets that have full-width letters, or others that are written in two widths.
 _OF_MANY_BYTES = (b"GB", b"IR 13", b"IR 58", b"IR 87", b"IR 149", b"IR 159")
+_USUAL = Encoding(explicit=True)
+_RUNS = Runs(_WANTED)
 # Among more bytes than these a text of four is found by chance.
 _BY_CHANCE = 4096
+_SMALL = 1 << 20  # a file that is read at once
 _UNDEFINED = 0xFFFFFFFF
 _NUMBERS = frozenset({0x00280002, 0x00280006, 0x00280010, 0x00280011, 0x00280100})
 _NATIVE = frozenset(
@@ -107,6 +114,10 @@ class Deidentifier:
     def __init__(self, key: Key, settings: Settings) -> None:
         self._key, self._settings = key, settings
         self._rules: dict[tuple[str, Encoding, bool, bool, bool], Rules] = {}
+        self._memory = Memory()
+        # Of the instance before: who it is, the pseudonym, by what dates move; and in what series, with which identity.
+        self._patient = ("", ""), "", 0
+        self._before: tuple[tuple[Subject, str] | None, Identity | None] = None, None
 
     def deidentify(self, source: str | os.PathLike[str], target: Path | None, *, blindly: bool = False) -> Outcome:
         """Writes the de-identified instance to `target`, a temporary name of the caller's, which is not fsynced.
@@ -138,8 +149,9 @@ class Deidentifier:
             if done.has_overlay_in_pixels and flags == "YES":
                 flags = "NO"
                 done, identity = self._spliced(instance, subject, flags)
-            outcome = self._outcome(instance, subject, known, done, flags)
-            meta = encode_meta(instance.sop_class, str(outcome.record["SOPInstanceUID"]), instance.syntax)
+            record = _record(self._checked(instance, done), instance)
+            outcome = self._outcome(record, subject, known, done, flags)
+            meta = encode_meta(instance.sop_class, str(record["SOPInstanceUID"]), instance.syntax)
             if done.has_overlay_in_pixels and not allowed:
                 raise Refused("an overlay lies in its pixel data", "see --burned-in allow", cause="burned-in")
             self._check(instance, meta, done, identity)
@@ -187,14 +199,17 @@ class Deidentifier:
         }
         if not patient:  # then a study is the most that surely is of one patient
             issuer, patient = "study", known["StudyInstanceUID"]
-        pseudonym = self._key.patient(issuer, patient)
-        return Subject(pseudonym, self._key.shift(issuer, patient), instance.sop_class, charset), known
+        if self._patient[0] != (issuer, patient):
+            self._patient = (issuer, patient), self._key.patient(issuer, patient), self._key.shift(issuer, patient)
+        _, pseudonym, days = self._patient
+        return Subject(pseudonym, days, instance.sop_class, charset), known
 
     def _spliced(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity]:
         """The result, and the identity that must not be in it; kept texts that have some of it are cleaned."""
+        if (found := self._as_the_one_before(instance, subject, flags)) is not None:
+            return found
         done = self._once(instance, subject, flags)
-        kept = frozenset(text for _, text in done.kept)
-        identity = identity_of(frozenset(done.values), kept)
+        identity = _identity_in(done)
         if not self._needs_another_look(instance, done, identity):
             return done, identity
         for numbers in (False, True):
@@ -206,8 +221,25 @@ class Deidentifier:
                     f"a kept text holds identity: {done.cleaned[0]}", "see --on-residue clean", cause="residue"
                 )
             if not self._is_left(instance, done, identity):
+                self._before = (subject, _text(instance, _SERIES)), identity
                 return done, identity
         raise Refused("identity of the source is left in the result", "see --report", cause="residue")
+
+    def _as_the_one_before(self, instance: _Source, subject: Subject, flags: str) -> tuple[Spliced, Identity] | None:
+        """The result in one go, with the identity of the instance before it, where it turns out to have the same.
+
+        Then it is what two goes give: the first would have found this identity, and no text has a UID for which the
+        second one searches, too.
+        """
+        of, identity = self._before
+        if identity is None or of != (subject, _text(instance, _SERIES)) or not self._always_looks(instance, identity):
+            return None
+        done = self._once(instance, subject, flags, identity)
+        if _identity_in(done) != identity or not done.mentioned.isdisjoint(done.uids):
+            return None
+        if done.cleaned and self._settings.on_residue == "refuse":
+            return None
+        return None if self._is_left(instance, done, identity) else (done, identity)
 
     def _is_left(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
         """Whether any of the identity is in what is written of the data set, less what the user wants kept."""
@@ -215,18 +247,23 @@ class Deidentifier:
         if not identity.is_in(_without(data, done.own), done.uids):
             return False
         charset = instance.found.get(_CHARSET, (b"", b""))[1]
-        kept = kept_elements(data, instance.encoding, self._settings.profile, identity.kept, charset)
+        data_set, big = read_again(data, instance.encoding), instance.encoding.big
+        kept = kept_elements(data_set, self._settings.profile, identity.kept, charset, big=big)
         return identity.is_in(_without(data, [*done.own, *kept]), done.uids)
 
     def _needs_another_look(self, instance: _Source, done: Spliced, identity: Identity) -> bool:
+        return self._always_looks(instance, identity) or identity.is_in(
+            _without(_without_pixels(done.pieces), done.own), done.uids, lenient=True
+        )
+
+    def _always_looks(self, instance: _Source, identity: Identity) -> bool:
+        """Whether texts are searched in any case."""
         profile = self._settings.profile
         if profile.clean_descriptors or profile.clean_structured_content or profile.clean_graphics:
             return True
-        if profile.retain_patient_characteristics or identity.asks_for_decoded_values:
-            return True
         if any(name in instance.found.get(_CHARSET, (b"", b""))[1] for name in _OF_MANY_BYTES):
             return True  # full-width letters are only seen in decoded values
-        return identity.is_in(_without(_without_pixels(done.pieces), done.own), done.uids, lenient=True)
+        return profile.retain_patient_characteristics or identity.asks_for_decoded_values
 
     def _once(
         self,
@@ -244,15 +281,14 @@ class Deidentifier:
         if key not in self._rules:
             profile, sop_class = replace(self._settings.profile, searches_numbers=numbers), instance.sop_class
             self._rules[key] = Rules(profile, sop_class, encoding, searching=searching, cleaned=cleaned)
-        splicer = Splicer(self._rules[key], self._key, subject, identity, uids, flags)
+        repeats = self._memory.of((key, subject, identity, _text(instance, _SERIES)))
+        splicer = Splicer(self._rules[key], self._key, subject, identity, uids, flags, repeats)
         return splicer.through(instance.read, instance.start, instance.end)
 
-    def _outcome(
-        self, instance: _Source, subject: Subject, known: dict[str, str], done: Spliced, flags: str
-    ) -> Outcome:
+    def _outcome(self, record: Record, subject: Subject, known: dict[str, str], done: Spliced, flags: str) -> Outcome:
         profile = self._settings.profile
         return Outcome(
-            record=_record(done.pieces, instance),
+            record=record,
             old=known,
             days=subject.days if profile.retain_dates == "modified" else 0,
             actions=dict(done.counts),
@@ -264,11 +300,15 @@ class Deidentifier:
             ),
         )
 
+    def _checked(self, instance: _Source, done: Spliced) -> DataSet:
+        """The result as another reader reads it, held against the table."""
+        data_set = read_again(_without_pixels(done.pieces), instance.encoding)
+        check_data_set(data_set, self._settings.profile, done.uids)
+        return data_set
+
     def _check(self, instance: _Source, meta: bytes, done: Spliced, identity: Identity) -> None:
-        """The self-check: another parser and the table, then a search of what has not been searched yet."""
-        data = _without_pixels(done.pieces)
+        """The search of what has not been searched yet."""
         check_meta(meta)
-        check_data_set(data, instance.encoding, self._settings.profile, done.uids)
         own = [IMPLEMENTATION_VERSION.encode()]
         if self._settings.profile.retain_uids:
             own.append(uid_in(instance.found[_SOP_INSTANCE][1]).encode())
@@ -283,6 +323,10 @@ class Deidentifier:
                         )
 
 
+def _identity_in(done: Spliced) -> Identity:
+    return identity_of(frozenset(done.values), frozenset(text for _, text in done.kept))
+
+
 def _read(file: OpenFile, stack: ExitStack) -> _Source:
     meta = meta_of(file)
     if meta.sop_class == MEDIA_STORAGE_DIRECTORY:
@@ -291,9 +335,9 @@ def _read(file: OpenFile, stack: ExitStack) -> _Source:
     read, start, end = source_of(file, meta, encoding)
     if encoding.deflated:  # it is read more than once
         read = _held(bytes(read(0, end))) if end <= BULK else _spooled(read, end, stack)
-    elif len(file.first) >= end:
-        read = _held(bytes(file.first))
-    walk = Walk(start, end, encoding, _WANTED, last=_LAST)
+    elif file.size <= _SMALL:
+        read = _held(bytes(file.read(0, file.size) if len(file.first) < file.size else file.first))
+    walk = Walk(start, end, encoding, _WANTED, last=_LAST, runs=_RUNS if encoding == _USUAL else None)
     found = walk.through(read)
     sop_class = uid_in(found.get(_SOP_CLASS, (b"", b""))[1])
     for tag, name in (
@@ -316,13 +360,12 @@ def _spooled(read: Read, size: int, stack: ExitStack) -> Read:
     return lambda position, length: os.pread(file.fileno(), length, position)
 
 
-def _record(pieces: list[Piece], instance: _Source) -> Record:
-    """The index keys of what is written."""
-    data = _without_pixels(pieces)
-    walk = Walk(0, len(data), instance.encoding, BY_TAG, last=LAST_TAG)
-    found = walk.through(_held(data))
-    decoder = decoder_for(found.get(_CHARSET, (b"", b""))[1], big=instance.encoding.big)
-    return {"type": "instance", **decoder.record(found), "TransferSyntaxUID": instance.syntax}
+def _record(data_set: DataSet, instance: _Source) -> Record:
+    """The index keys of a result."""
+    found = {tag: (vr, value) for tag, vr, value, _ in data_set if tag in BY_TAG}
+    charset = found.get(_CHARSET, (b"", b""))[1]
+    told = decoder_for(charset, big=instance.encoding.big).record(found)
+    return {"type": "instance", **told, "TransferSyntaxUID": instance.syntax}
 
 
 def _held(data: bytes) -> Read:

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from pydicom.datadict import tag_for_keyword
-
+from dcmtools.files.deidentify.dictionary import ELEMENTS
 from dcmtools.files.deidentify.profile import STATEMENT, Action
 from dcmtools.model.errors import UsageError
 
@@ -41,7 +40,7 @@ def tag_of(text: str) -> int:
     """The tag that a keyword or two groups of four hex digits name."""
     if match := _TAG.match(text):
         return int(match[1] + match[2], 16)
-    tag = tag_for_keyword(text)
-    if tag is None:
-        raise UsageError(f"'{text[:60]}' is no tag and no keyword", _EXAMPLES)
-    return int(tag)
+    for tag, (*_, keyword) in ELEMENTS.items():
+        if keyword and keyword == text:
+            return tag
+    raise UsageError(f"'{text[:60]}' is no tag and no keyword", _EXAMPLES)

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from pydicom._dicom_dict import DicomDictionary
-
 from dcmtools import __version__
 from dcmtools.files.deidentify import table
 from dcmtools.files.deidentify.content import VALUES
+from dcmtools.files.deidentify.dictionary import ELEMENTS
 from dcmtools.files.deidentify.table import Row
 
 Mood = Literal["keep", "dummy", "clean", "told", "veiled"]
@@ -229,8 +228,8 @@ _CODED = {ACCESSION: "accession", STUDY_ID: "study-id"}
 
 def _vr_of(tag: int) -> str:
     """The VR that the dictionary gives a tag, the first where it gives several; nothing for an unknown tag."""
-    entry = DicomDictionary.get(tag)
-    return str(entry[0]).split(" or ")[0] if entry else ""
+    entry = ELEMENTS.get(tag)
+    return entry[0].split(" or ")[0] if entry else ""
 
 
 def vr_of(tag: int) -> str:

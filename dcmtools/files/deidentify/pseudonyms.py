@@ -12,10 +12,9 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom._uid_dict import UID_dictionary
-
 from dcmtools.disk.atomic import FILE_MODE
 from dcmtools.disk.trust import check_private
+from dcmtools.files.deidentify.dictionary import UIDS
 from dcmtools.model.errors import CannotCreate, ConfigurationError, UsageError, from_os
 from dcmtools.model.names import is_uid
 
@@ -86,7 +85,7 @@ class Key:
 
 def is_registered(uid: str) -> bool:
     """Whether the standard itself names this UID (PS3.6 Annex A)."""
-    return uid in UID_dictionary
+    return uid in UIDS
 
 
 def random_key(root: str = UUID_ROOT, days: int = DAYS) -> Key:

@@ -4,8 +4,7 @@ The data set is walked once, in windows. What stays is never looked into; pixel 
 noted. So the result is in the transfer syntax of the source, and memory stays constant in the size of the pixels.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from struct import Struct
@@ -18,7 +17,7 @@ from dcmtools.disk.values import decoder_for
 from dcmtools.files.deidentify import table
 from dcmtools.files.deidentify.content import CONTENT, action, concept_of
 from dcmtools.files.deidentify.dummies import cleaned, dummy, has_form, shifted
-from dcmtools.files.deidentify.identity import MODALITIES, Identity, kind_of
+from dcmtools.files.deidentify.identity import MODALITIES, Identity, kind_of, uids_in
 from dcmtools.files.deidentify.profile import (
     ACCESSION,
     CODES,
@@ -35,7 +34,8 @@ from dcmtools.files.deidentify.profile import (
     vr_of,
 )
 from dcmtools.files.deidentify.pseudonyms import Key
-from dcmtools.files.deidentify.runs import Runs, Trail
+from dcmtools.files.deidentify.repeats import Memory, Repeats, Trail
+from dcmtools.files.deidentify.spliced import Piece, Spliced, Stretch
 from dcmtools.model.errors import BadData
 
 WINDOW = 128 << 10
@@ -52,6 +52,9 @@ _PATIENT = frozenset({PATIENT_NAME, PATIENT_ID})
 _METHOD, _METHOD_CODES, _TEMPORAL = STATEMENT[1:]
 _BURNED_IN, _MODALITY = 0x00280301, 0x00080060
 _OVERLAY_TYPE = 0x0040
+# Letters of elements that are never remembered: pixels, what the engine writes itself, a character set, and what
+# depends on elements before it.
+_ALWAYS_ANEW = "BTEPG"
 # Heads of elements: 8 bytes with a length of 16 bits, 12 with one of 32, and 8 with one of 32 where no VR is written.
 _SHORT, _LONG, _BARE = 8, 12, 0
 
@@ -60,17 +63,6 @@ class Odd(BadData):
     """Something that the standard does not foresee: what it means cannot be told, so nothing is made of it."""
 
     cause = "bad-length"
-
-
-class Stretch(NamedTuple):
-    """A part of the source that is copied as it is: an element with its head, or pixel data."""
-
-    position: int
-    size: int
-    pixels: bool
-
-
-Piece = bytes | Stretch
 
 
 class Rule(NamedTuple):
@@ -93,8 +85,9 @@ class Place:
     parent: int
     explicit: bool
     mood: Mood
+    number: int
     rules: dict[bytes, Rule] = field(default_factory=dict)
-    runs: Runs = field(default_factory=Runs)
+    varying: set[bytes] = field(default_factory=set)  # what had another value in another file of the same kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +109,14 @@ class Rules:
     encoding: Encoding
     searching: bool = False
     cleaned: bool = False  # the pixels
-    _places: dict[tuple[int, bool, Mood], Place] = field(default_factory=dict)
+    statements: dict[tuple[bytes, bytes, str], tuple[bytes, list[bytes]]] = field(default_factory=dict)  # the last one
+    _places: dict[tuple[int, bool, Mood, int], Place] = field(default_factory=dict)
 
-    def place(self, parent: int, mood: Mood = "keep", *, explicit: bool) -> Place:
-        """The place within a sequence; 0 is the top level."""
-        key = (parent, explicit, mood)
+    def place(self, parent: int, mood: Mood = "keep", depth: int = 0, *, explicit: bool) -> Place:
+        """The place within a sequence, so many sequences deep; 0 is the top level."""
+        key = (parent, explicit, mood, depth)
         if key not in self._places:
-            self._places[key] = Place(parent, explicit, mood)
+            self._places[key] = Place(parent, explicit, mood, len(self._places))
         return self._places[key]
 
     def rule(self, tag: int, written: bytes, place: Place) -> Rule:
@@ -155,23 +149,11 @@ class _More(Exception):
     """The window ends within a top-level element."""
 
 
-@dataclass(slots=True)
-class Spliced:
-    """What a splice gave: the pieces of the new data set in their order, and what was met on the way."""
-
-    pieces: list[Piece] = field(default_factory=list)
-    values: set[tuple[str, str]] = field(default_factory=set)  # identity that went: kind, text
-    kept: set[tuple[str, str]] = field(default_factory=set)  # identity that was to stay
-    uids: set[bytes] = field(default_factory=set)
-    counts: Counter[str] = field(default_factory=Counter)
-    cleaned: list[str] = field(default_factory=list)  # tags whose text held identity of another element
-    spoiled: list[str] = field(default_factory=list)  # tags whose dates could not be moved
-    has_overlay_in_pixels: bool = False
-    own: list[bytes] = field(default_factory=list)  # what the engine says of itself, which is no identity
-
-
 class Splicer:
-    """One data set on its way through the rules. Kept texts are searched for `identity`, where the rules say so."""
+    """One data set on its way through the rules. Kept texts are searched for `identity`, where the rules say so.
+
+    `repeats` are those of a context: rules, key, subject and identity are the same whenever they are given.
+    """
 
     def __init__(
         self,
@@ -181,8 +163,10 @@ class Splicer:
         identity: Identity | None = None,
         uids: AbstractSet[bytes] = frozenset(),
         flags: str = "YES",
+        repeats: Repeats | None = None,
     ) -> None:
         self._rules, self._key, self._subject, self._flags = rules, key, subject, flags
+        self._repeats = repeats or Repeats(Memory())
         self._identity, self._uids = identity or Identity(), uids
         order = ">" if rules.encoding.big else "<"
         self._pack_short, self._pack_long, self._pack_bare = (
@@ -190,7 +174,7 @@ class Splicer:
         )
         self._u16, self._u32 = Struct(order + "H").unpack_from, Struct(order + "I").unpack_from
         self._bare = self._pack_bare.unpack_from
-        self._decoder = decoder_for(subject.charset, big=rules.encoding.big)
+        self._decoder = self._usual_decoder = decoder_for(subject.charset, big=rules.encoding.big)
         self._depth = 0
         self._due: list[tuple[int, Callable[[], bytes]]] = [(_METHOD_CODES, self._statement)]
         self._due += [(_BURNED_IN, self._nothing_burned_in)] if rules.cleaned else []
@@ -225,7 +209,8 @@ class Splicer:
                 raise BadData(f"an element is longer than {MAX_WINDOW >> 20} MiB", cause="bad-length")
             else:
                 asked *= 4
-        out += self._what_is_due(_NEVER)
+        self._settle(_NEVER, out)
+        self.done.join()
         return self.done
 
     def _elements(self, pos: int, end: int, out: list[Piece], place: Place) -> int:  # noqa: C901, PLR0912, PLR0915 - the hot loop
@@ -238,8 +223,9 @@ class Splicer:
         u16, u32, size = self._u16, self._u32, len(data)
         due = self._due[0][0] if is_top and self._due else _NEVER
         blocks: dict[int, str] = {}
-        counts = self.done.counts
-        learn, runs, trail = place.runs, place.runs.known, Trail()
+        varying, known = place.varying, self._repeats.at(place.number)
+        remembers = self._has_usual_charset
+        trail: Trail | None = None
         run = pos
         while pos < end:
             if size - pos < 12 and (size < end or end - pos < 8):
@@ -248,17 +234,23 @@ class Splicer:
                 if end - pos < 8:
                     raise self._overrun(place.parent, is_top=False)
                 raise _More
-            if (known := runs.get(data[pos : pos + 8])) and known.last <= due:
-                if found := known.pattern.match(data, pos, min(size, end)):
-                    trail.clear()
-                    if known.letter == "-":
-                        if run < pos:
-                            out.append(data[run:pos])
-                        counts["X"] += known.elements
-                        run = found.end()
-                    pos = found.end()
-                    continue
-                learn.missed(data, pos, known)
+            same = known.get(data[pos : pos + 8]) if remembers else None
+            if same and (stop := pos + len(same.raw)) <= min(size, end):
+                if not data.startswith(same.raw, pos):
+                    varying.add(same.differs(data, pos))
+                    del known[data[pos : pos + 8]]
+                elif same.met.mentioned.isdisjoint(self._uids) and (same.last <= due or same.first > due):
+                    self._end(trail, run, pos, out, place)
+                    trail = None
+                    if same.first > due:
+                        due = self._settle(same.first, out)
+                    if same.last <= due:
+                        out += same.pieces
+                        self.done.meet(same.met)
+                        self._repeats.tries += 1
+                        run = pos = stop
+                        continue
+                    run = pos
             key = data[pos : pos + width]
             rule = rules.get(key)
             if rule is None:
@@ -274,12 +266,9 @@ class Splicer:
                 length, start = u32(data, pos + 4)[0], pos + 8
             stop = start + length
             if tag > due and letter != "T":
-                if run < pos:
-                    out.append(data[run:pos])
-                run = pos
-                learn.close(trail)
-                out += self._what_is_due(tag)
-                due = self._due[0][0] if self._due else _NEVER
+                self._end(trail, run, pos, out, place)
+                trail, run = None, pos
+                due = self._settle(tag, out)
             if letter == "B":
                 break
             if length == _UNDEFINED:
@@ -290,36 +279,61 @@ class Splicer:
                 if is_top:
                     break
                 raise _More
-            elif letter in "K-":
-                learn.add(trail, data[pos:start], length, key, tag, letter)
+            if letter in _ALWAYS_ANEW or key in varying:
+                if trail:
+                    self._end(trail, run, pos, out, place)
+                    trail, run = None, pos
+            elif trail:
+                trail.add(pos, key, tag)
+            elif remembers and self._repeats.tries > 0:
+                if run < pos:
+                    out.append(data[run:pos])
+                    run = pos
+                trail = Trail(pos, len(out), self.done, [(pos, key)], tag, tag)
+                self.done = Spliced()
+            if length != _UNDEFINED and letter in "K-":
                 if letter == "K":
                     pos = stop
                     continue
                 if run < pos:
                     out.append(data[run:pos])
-                counts["X"] += 1
+                self.done.counts["X"] += 1
                 run = pos = stop
                 continue
-            learn.close(trail)
+            met = self.done
             try:
                 new, stop = self._treated(rule, pos, start, length, end, place, blocks)
             except _More:
                 if is_top:
-                    self._depth = 0
+                    self._depth, self.done = 0, met
                     break
                 raise
             if new is not None:
-                counts["X" if letter == "-" else letter] += 1
+                met.counts["X" if letter == "-" else letter] += 1
                 if run < pos:
                     out.append(data[run:pos])
                 if new:
                     out.append(new)
                 run = stop
             pos = stop
-        learn.close(trail)
-        if run < pos:
-            out.append(data[run:pos])
+            if letter == "E":
+                remembers = self._has_usual_charset
+        self._end(trail, run, pos, out, place)
         return pos
+
+    @property
+    def _has_usual_charset(self) -> bool:
+        return self._decoder is self._usual_decoder
+
+    def _end(self, trail: Trail | None, run: int, pos: int, out: list[Piece], place: Place) -> None:
+        """Appends what stays of the elements so far; where they are on a trail, what became of them is remembered."""
+        if run < pos:
+            out.append(self._data[run:pos])
+        if trail:
+            met, self.done = self.done, trail.before
+            self.done.meet(met)
+            if met.mentioned.isdisjoint(self._uids):
+                self._repeats.keep(place.number, trail.known(self._data, pos, out, met))
 
     def _new_rule(self, key: bytes, pos: int, place: Place) -> Rule | None:
         """The rule for an element that is new at this place; None at an item's end, or where zeros begin."""
@@ -431,9 +445,11 @@ class Splicer:
 
     def _searched(self, rule: Rule, raw: bytes, *, was: bytes) -> bytes | None:
         """A text as it may stand: without its value when that holds identity of the patient."""
-        if self._rules.searching and raw and self._holds_identity(rule, raw):
-            self.done.cleaned.append(_shown(rule.tag))
-            return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else self._without_identity(rule, raw))
+        if self._rules.searching and raw:
+            self.done.mentioned |= uids_in(raw)
+            if self._holds_identity(rule, raw):
+                self.done.cleaned.append(_shown(rule.tag))
+                return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else self._without_identity(rule, raw))
         return None if raw == was else self._made(rule, raw)
 
     def _holds_identity(self, rule: Rule, raw: bytes) -> bool:
@@ -470,6 +486,8 @@ class Splicer:
     def _is_identity(self, raw: bytes, vr: str) -> bool:
         """Whether a text, or a number where those are looked at, is or holds identity."""
         is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
+        if is_looked_at:
+            self.done.mentioned |= uids_in(raw)
         return is_looked_at and self._identity.is_in_value(raw, self._text(raw), self._uids)
 
     def _graphic(self, rule: Rule, pos: int, place: Place, blocks: dict[int, str]) -> bytes | None:
@@ -505,12 +523,15 @@ class Splicer:
         self, rule: Rule, pos: int, start: int, length: int, end: int, place: Place
     ) -> tuple[bytes | None, int]:
         """As `_treated`, of a sequence: its items are walked even when it goes, for the identity that they hold."""
-        inner = self._rules.place(
-            rule.tag, rule.mood if rule.letter in "QT" else "keep", explicit=place.explicit and rule.written == b"SQ"
-        )
         if self._depth >= MAX_DEPTH:
             raise BadData(f"sequences are nested more than {MAX_DEPTH} deep", cause="too-deep")
         self._depth += 1
+        inner = self._rules.place(
+            rule.tag,
+            rule.mood if rule.letter in "QT" else "keep",
+            self._depth,
+            explicit=place.explicit and rule.written == b"SQ",
+        )
         items, stop = self._items(
             start, end if length == _UNDEFINED else start + length, inner, delimited=length == _UNDEFINED
         )
@@ -642,7 +663,7 @@ class Splicer:
         head = rule.head or 8
         length: int = self._u32(data, head - 4)[0]
         if rule.letter == "B":
-            out += self._what_is_due(rule.tag)
+            self._settle(rule.tag, out)
             stop = base + head + length if length != _UNDEFINED else fragments_end(read, base + head, end, self._bare)
             if stop > end:
                 raise self._overrun(rule.tag, is_top=True)
@@ -668,12 +689,23 @@ class Splicer:
             raise Odd("something that is no element follows the data set")
         return True
 
-    def _what_is_due(self, tag: int) -> Iterator[bytes]:
+    def _settle(self, tag: int, out: list[Piece]) -> int:
+        """Appends what is to stand before a tag; the tag behind which something is due next."""
         while self._due and self._due[0][0] < tag:
-            yield self._due.pop(0)[1]()
+            out.append(self._due.pop(0)[1]())
+        return self._due[0][0] if self._due else _NEVER
 
     def _statement(self) -> bytes:
         """Patient Identity Removed and the De-identification Methods, behind those of earlier ones (PS3.15 E.1.1)."""
+        context = (self._methods, self._codes, self._flags)
+        if (known := self._rules.statements.get(context)) is None:
+            self._rules.statements.clear()
+            known = self._rules.statements[context] = self._new_statement()
+        statement, own = known
+        self.done.own += own
+        return statement
+
+    def _new_statement(self) -> tuple[bytes, list[bytes]]:
         profile = self._rules.profile
         earlier = [one for one in self._methods.split(b"\\") if one]
         methods = [one for one in earlier if not self._is_identity(one, "LO")]
@@ -684,15 +716,15 @@ class Splicer:
             if self._flags != "NO" or code != "113100"
         ]
         items = [self._code_item(code) for code in sorted(codes) if code.encode() not in self._codes]
-        self.done.own += [*items, METHOD.encode()]
         mine = b"".join(items)
         explicit = self._rules.encoding.explicit
-        return (
+        statement = (
             self._element(0x00120062, b"CS", b"NO" if self._flags == "NO" else b"YES", explicit=explicit)
             + self._element(_METHOD, b"LO", b"\\".join(methods), explicit=explicit)
             # Not there when it would be empty: it is of Type 1C (PS3.3 C.7.1.1).
             + (self._element(_METHOD_CODES, b"SQ", told, explicit=explicit) if (told := self._codes + mine) else b"")
         )
+        return statement, [*items, METHOD.encode()]
 
     def _code_item(self, code: str) -> bytes:
         parts = ((0x00080100, b"SH", code), (0x00080102, b"SH", "DCM"), (0x00080104, b"LO", CODES[code]))

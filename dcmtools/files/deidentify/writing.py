@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dcmtools.disk.atomic import FILE_MODE
 from dcmtools.disk.inflated import Read
 from dcmtools.files.deidentify.regions import Raster, Region, blanked
-from dcmtools.files.deidentify.splicer import Piece, Stretch
+from dcmtools.files.deidentify.spliced import Piece, Stretch
 from dcmtools.model.errors import Refused
 
 _BLOCK = 1 << 20

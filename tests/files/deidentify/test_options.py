@@ -15,8 +15,8 @@ from dcmtools.files.deidentify import table
 from dcmtools.files.deidentify.instance import Deidentifier, Outcome, Settings
 from dcmtools.files.deidentify.profile import Action, Profile
 from dcmtools.files.deidentify.pseudonyms import Key
-from dcmtools.files.dicomdir import MediaLayout
 from dcmtools.files.export import ExportOptions, export, export_zip, files_in
+from dcmtools.files.media_layout import MediaLayout
 from dcmtools.model.layout import parse_layout
 from tests.builders import write_instance
 from tests.files.deidentify.markers import KEPT, SYNTAXES, Writer, vr_of, write
