@@ -152,7 +152,7 @@ class _Target:
         self.index = Index(out / INDEX_NAME)
         self.staging = out / _STAGING
         self._folders: set[str] = set()
-        self._planned: dict[str, str] = {}
+        self._planned: dict[str, tuple[str, str]] = {}  # in a plan: of which instance, and from which source
         self._mark = Mark(options.key, options.settings)
         self._is_new = not self.index.file.exists()  # then nothing can be there already
         self.aside = Quarantine(options.quarantine, self.out) if options.quarantine else None
@@ -289,8 +289,11 @@ class _Target:
     def _prospect(self, item: Taken, final: str) -> str:
         """What would become of an instance at a name: `taken` when another has it."""
         uid = str(item.record.get("SOPInstanceUID"))
-        if self._planned.setdefault(final, uid) != uid:
+        planned, source = self._planned.setdefault(final, (uid, item.job.path))
+        if planned != uid:
             return "taken"
+        if source != item.job.path:
+            return "present" if _same(item.job.path, source) else "taken"
         if not os.path.lexists(final):
             return item.state
         return "present" if item.outcome or _same(item.job.path, final) else "taken"
