@@ -49,16 +49,24 @@ def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
         out.write(data)
 
 
-def link_new(temporary: Path, final: Path) -> None:
+def link_new(temporary: str | os.PathLike[str], final: str | os.PathLike[str]) -> None:
     """Gives a finished, fsynced temporary its final name, never replacing anything; FileExistsError when it is taken.
 
     The temporary's own name is gone afterwards. The folder is not fsynced here: callers do that once for a group.
     """
-    folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        link_into(temporary, folder, final.name)
-    finally:
-        os.close(folder)
+        os.link(temporary, final, follow_symlinks=False)
+    except OSError as problem:
+        if problem.errno not in NO_LINKS:
+            raise
+        within, name = os.path.split(final)
+        folder = os.open(within, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _rename_new(temporary, folder, name)
+        finally:
+            os.close(folder)
+    else:
+        os.unlink(temporary)
 
 
 def link_into(temporary: Path, folder: int, name: str) -> None:
@@ -124,7 +132,7 @@ def sync_file_system(folder: Path) -> bool:
         os.close(descriptor)
 
 
-def _rename_new(temporary: Path, folder: int, name: str) -> None:
+def _rename_new(temporary: str | os.PathLike[str], folder: int, name: str) -> None:
     """Looks and renames under a lock on the folder, so that two writers cannot both find the name free."""
     own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)  # a lock is a descriptor's own
     try:

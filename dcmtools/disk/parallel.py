@@ -30,10 +30,9 @@ C = TypeVar("C")
 
 # How many items for each worker are under way or done and not yet asked for.
 _AHEAD = 3
-# Bytes of items that wait in a worker's pipe: as many as the pipes of all systems hold, so that sending never waits.
-_QUEUE = 8 << 10
-# Bytes of results that may wait: a worker goes on while its results are written to the disk.
-_RESULTS = 1 << 20
+# What a pipe is to hold, and what the pipes of all systems do: a worker goes on while its results are written to the
+# disk, with items that it has already.
+_WIDE, _NARROW = 1 << 20, 4 << 10
 _OBJECTS = 100_000
 _SIZE = Struct("=Q")  # of a result, before it
 
@@ -233,6 +232,7 @@ class _Worker:
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         _widen(theirs_out)
+        self._room = _widen(ours_out) // 2  # pages are not filled to the end
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread: ours only writes out
             self._pid = os.fork()
@@ -250,7 +250,7 @@ class _Worker:
 
     def has_room(self, slot: _Slot) -> bool:
         """Whether an item can be sent without waiting: the process reads it at once, or the pipe holds it."""
-        return not self.slots or sum(len(one.packed) for one in (*self.slots, slot)) <= _QUEUE
+        return not self.slots or sum(len(one.packed) for one in (*self.slots, slot)) <= self._room
 
     def give(self, slot: _Slot) -> None:
         """Sends an item."""
@@ -295,11 +295,13 @@ def _read(pipe: int, size: int) -> bytes:
     return bytes(data)
 
 
-def _widen(pipe: int) -> None:
-    """Lets results wait in a pipe, where the system can, so that who makes them need not."""
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _RESULTS)
+def _widen(pipe: int) -> int:
+    """Lets a pipe hold more, where the system can; how many bytes it holds."""
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):
+        return _NARROW
+    with suppress(OSError):  # a user may have only so much in pipes
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _WIDE)
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
 def _serve(function: Callable[[Any], Any], items: int, results: int, others: list[int]) -> None:

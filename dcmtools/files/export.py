@@ -35,19 +35,19 @@ from dcmtools.files.taking_out import How, Job, Mark, NotTaken, Taken, TakeOut
 from dcmtools.files.zipping import zip_folder
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, Refused, UsageError, from_os
 from dcmtools.model.layout import Layout, parse_layout
-from dcmtools.model.record import NOTHING_THERE, Record, path_keys, path_of, type_of
+from dcmtools.model.record import NOTHING_THERE, Record, name_of, path_keys, path_of, type_of
 
 LOCK_NAME = f"{TEMPORARY_PREFIX}lock"
 _STAGING = f"{TEMPORARY_PREFIX}export"
 # What goes to the disk together: one sync for many, and records that come out steadily.
-_BATCH = 2000
+_BATCH = 1000
 _SECONDS = 2.0
 # Of so few files each is synced by itself: a sync of the file system waits for what others write, too.
 _FEW = 16
 # What lies in a folder beside instances, and is no error.
 _NO_INSTANCE = frozenset({"not-dicom", "dicomdir"})
 # Files that go to a process together, and how many such chunks wait for each: none idles while a batch gets its names.
-_CHUNK, _AHEAD = 32, 16
+_CHUNK, _AHEAD = 32, 32
 
 Stop = Callable[[], bool]
 # Hears what came of an instance, or its record in the input when it was there already, and the record that comes out.
@@ -151,8 +151,8 @@ class _Target:
         self.out, self.options = out, options
         self.index = Index(out / INDEX_NAME)
         self.staging = out / _STAGING
-        self._folders: set[Path] = set()
-        self._planned: dict[Path, str] = {}
+        self._folders: set[str] = set()
+        self._planned: dict[str, tuple[str, str]] = {}  # in a plan: of which instance, and from which source
         self._mark = Mark(options.key, options.settings)
         self._is_new = not self.index.file.exists()  # then nothing can be there already
         self.aside = Quarantine(options.quarantine, self.out) if options.quarantine else None
@@ -218,10 +218,10 @@ class _Target:
         """
         number = 0
         for record in _until(stop, stream):
-            path = path_of(record)
+            path = name_of(record)
             if type_of(record) == "error":
                 passing.setdefault(number, []).append(record)
-            elif path and os.fspath(path).startswith(self._below):
+            elif path and path.startswith(self._below):
                 if "found" not in record:
                     problem = Refused(
                         f"{path_keys(path)['path']} lies in the output or its quarantine", "export to another folder"
@@ -242,16 +242,16 @@ class _Target:
         replaced = options.key and options.settings and not options.settings.profile.retain_uids
         return options.key.uid(uid) if options.key and replaced else uid
 
-    def _done(self, record: Record, path: Path) -> Record | None:
+    def _done(self, record: Record, path: str) -> Record | None:
         """The record of what an earlier run made of the same file; files are told apart by size and time."""
         if self._is_new or not (uid := self._uid(record)):
             return None
         there = self.index.lookup((uid,)).get(uid)
-        place = path_of(there) if there else None
+        place = name_of(there) if there else None
         if there is None or place is None:
             return None
         try:
-            now, then = path.stat(), place.stat()
+            now, then = os.stat(path), os.stat(place)
         except OSError:
             return None
         if (str(now.st_mtime_ns), now.st_size) != (record.get("mtime_ns"), record.get("size")):
@@ -262,43 +262,46 @@ class _Target:
         same = there.get("made_from") == mark if mark else _same_state(there, record)
         return {**_shown(there), "state": "present"} if same else None
 
-    def place(self, item: Taken) -> tuple[Path, str]:
+    def place(self, item: Taken) -> tuple[str, str]:
         """The final name of an instance, which it then has; and its state."""
         layout = self.options.layout
         for name in (
             layout.path(item.record),
             *(() if layout.tells_instances_apart else (layout.distinct_path(item.record),)),
         ):
-            final = self.out / name
+            final = os.path.join(self.out, name)
             if item.staged is None:
                 if (state := self._prospect(item, final)) != "taken":
                     return final, state
                 continue
-            self._make(final.parent)
+            self._make(os.path.dirname(final))
             try:
                 link_new(item.staged, final)
             except FileExistsError:
                 if _same(item.staged, final):
-                    item.staged.unlink()
+                    os.unlink(item.staged)
                     return final, "present"
                 continue
             return final, item.state
         reason = f"{final} is there already, with other content"
         raise CannotCreate(reason, "move it away, or export to another folder", cause="conflict", **path_keys(final))
 
-    def _prospect(self, item: Taken, final: Path) -> str:
+    def _prospect(self, item: Taken, final: str) -> str:
         """What would become of an instance at a name: `taken` when another has it."""
         uid = str(item.record.get("SOPInstanceUID"))
-        if self._planned.setdefault(final, uid) != uid:
+        planned, source = self._planned.setdefault(final, (uid, item.job.path))
+        if planned != uid:
             return "taken"
+        if source != item.job.path:
+            return "present" if _same(item.job.path, source) else "taken"
         if not os.path.lexists(final):
             return item.state
         return "present" if item.outcome or _same(item.job.path, final) else "taken"
 
-    def _make(self, folder: Path) -> None:
+    def _make(self, folder: str) -> None:
         if folder in self._folders:
             return
-        make_folders(folder)
+        make_folders(Path(folder))
         if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.out)):
             reason = f"{folder} leads out of {self.out} by a link"
             raise CannotCreate(reason, "move it away: nothing is written through links", **path_keys(folder))
@@ -322,11 +325,11 @@ class _Batch:
     def flush(self) -> Iterator[Record]:
         """Makes the batch durable and tells of it; DiskFull and other failures of the disk are raised after that."""
         items, self._items = self._items, []
-        self._sync([item.staged for item, _ in items if isinstance(item, Taken) and item.staged])
+        self._sync([Path(item.staged) for item, _ in items if isinstance(item, Taken) and item.staged])
         failure: DcmtoolsError | None = None
         lines: list[Record] = []
         records: list[Record] = []
-        folders: set[Path] = set()
+        folders: set[str] = set()
         for item, before in items:
             records += before
             try:
@@ -337,8 +340,8 @@ class _Batch:
                 failure = failure or (problem if isinstance(problem, IOFailure) else None)
                 record = problem.record(**path_keys(item.job.path))
             else:
-                lines.append({key: value for key, value in record.items() if key != "state"})
-                folders.add((path_of(record) or self._target.out).parent)
+                lines.append(record)
+                folders.add(os.path.dirname(name_of(record) or self._target.out))
             records.append(_shown(record))
             self._told(item, record)
         if not self._target.options.dry_run:
@@ -357,12 +360,13 @@ class _Batch:
             path, state = self._target.place(item)
             if item.staged is None:
                 return {**item.record, **path_keys(path), "state": state, "dry_run": True}
-            there = path.stat()
+            there = os.stat(path)
         except OSError as problem:
             raise from_os(problem, "exporting to", self._target.out) from problem
-        kept = {key: value for key, value in item.record.items() if key != "path_b64"}
+        record = item.record.copy()
+        record.pop("path_b64", None)
         place = {**path_keys(path), "size": there.st_size, "mtime_ns": str(there.st_mtime_ns)}
-        return {**kept, **place, "state": state}
+        return {**record, **place, "state": state}
 
     def _sync(self, staged: list[Path]) -> None:
         """Puts the content of files on the disk before any of them gets its name."""
@@ -373,15 +377,17 @@ class _Batch:
         except OSError as problem:
             raise from_os(problem, "exporting to", self._target.out) from problem
 
-    def _append(self, lines: list[Record], folders: set[Path]) -> None:
+    def _append(self, lines: list[Record], folders: set[str]) -> None:
+        """Adds the lines of what is new to the index; those of what was there already may be missing in it."""
         index = self._target.index
-        known = index.by_paths(path for line in lines if (path := path_of(line)))
+        there = [name for line in lines if line["state"] == "present" and (name := name_of(line))]
+        known = index.by_paths(there) if there else {}
         try:
             for folder in folders:
-                fsync_folder(folder)
+                fsync_folder(Path(folder))
         except OSError as problem:
             raise from_os(problem, "exporting to", self._target.out) from problem
-        index.append(line for line in lines if os.fspath(path_of(line) or "") not in known)
+        index.append(line for line in lines if name_of(line) not in known)
 
 
 def _killer(job: Job) -> NotTaken:
@@ -394,7 +400,7 @@ def _same_state(one: Record, other: Record) -> bool:
     return (one.get("size"), one.get("mtime_ns")) == (other.get("size"), other.get("mtime_ns"))
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(one: str, other: str) -> bool:
     try:
         return same_data_set(os.path.realpath(one), other)
     except BadData:
@@ -403,7 +409,9 @@ def _same(one: Path, other: Path) -> bool:
 
 def _shown(record: Record) -> Record:
     """A record as it comes out: what only the index needs stays there."""
-    return {key: value for key, value in record.items() if key != "made_from"}
+    shown = record.copy()
+    shown.pop("made_from", None)
+    return shown
 
 
 def _until(stop: Stop, items: Iterable[Record]) -> Iterator[Record]:

@@ -521,6 +521,19 @@ class TestDryRun:
         assert len(records(plan.stdout, "error")) == 3
         assert outcomes(plan.stdout) == outcomes(done.stdout)
 
+    @pytest.mark.parametrize("words", [(), ("--anonymize", "--key-file", "study.key")])
+    def test_sources_of_one_instance_are_told_from_others(
+        self, words: tuple[str, ...], dcmtools: RunDcmtools, key: Path, tmp_path: Path
+    ) -> None:
+        first = write_instance(tmp_path / "in" / "a.dcm")
+        (tmp_path / "in" / "b.dcm").write_bytes(first.read_bytes())
+        write_instance(tmp_path / "in" / "c.dcm", SliceThickness="7")
+
+        plan, done = dcmtools("export", "out", "in", *words, "--dry-run"), dcmtools("export", "out", "in", *words)
+
+        assert [one.get("state") or one["cause"] for one in outcomes(plan.stdout)][1:] == ["present", "conflict"]
+        assert outcomes(plan.stdout) == outcomes(done.stdout)
+
     def test_compressed_pixels_are_decoded_for_the_plan(
         self, dcmtools: RunDcmtools, data: Path, key: Path, tmp_path: Path
     ) -> None:

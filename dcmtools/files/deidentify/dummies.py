@@ -41,6 +41,10 @@ _DATE_TIME = re.compile(rb"(\d{8})((?:\d{2}){0,3}(?:\.\d{1,6})?(?:[+-]\d{4})?)\Z
 _SIZES = {"AT": 4, "FD": 8, "FL": 4, "SL": 4, "SS": 2, "UL": 4, "US": 2}
 _FORMS = {
     "CS": re.compile(rb"[A-Z0-9 _\\]*\0?"),
+    "DA": re.compile(rb"[0-9.\- \\]*\0?"),
+    "DT": re.compile(rb"[0-9.+\- \\]*\0?"),
+    "TM": re.compile(rb"[0-9.:\- \\]*\0?"),
+    "UI": re.compile(rb"[0-9. \0\\]*"),
     "DS": re.compile(rb"[0-9.eE+\- \\]*\0?"),
     "IS": re.compile(rb"[0-9+\- \\]*\0?"),
     "LO": re.compile(rb"(?:[^\\\0]{0,64}(?:\\|\0?\Z))*", re.DOTALL),

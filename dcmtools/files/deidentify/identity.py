@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from itertools import permutations
 from urllib.parse import quote
 
-from dcmtools.files.deidentify.loose import BETWEEN, FULL_WIDTH, SHORTEST, Loose, loose_of
+from dcmtools.files.deidentify.loose import BETWEEN, MARKS, SHORTEST, UNSEEN, Loose, loose_of
 
 # Who and where the patient is: values of these, beside all of VR PN, are searched for in what is written.
 _IDENTIFIERS = frozenset(
@@ -47,17 +47,21 @@ _CODECS = (
     "latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_5", "iso8859_6", "iso8859_7", "iso8859_8", "iso8859_9",
     "iso8859_15", "tis_620", "gb18030", "euc_kr", "shift_jis", "euc_jp", "iso2022_jp", "iso2022_jp_2",
 )  # fmt: skip
-_ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Z]")  # between character sets (ISO/IEC 2022)
+_ESCAPE = re.compile(rb"\x1b[$(.\-)]{1,2}[@-Za-z]")  # between character sets (ISO/IEC 2022)
+_BLOCK, _OVERLAP = 4 << 20, 512  # no text that is searched for is longer
 _IN_ANY_BYTES = 6  # of a text that is searched for among bytes that may be any
 _BYTES = 3  # an encoded text of fewer would be found by chance
 _ROOT = 12
 _SEPARATORS = ("^", " ", "_", ", ", "")
 _SHORT_WORDS = 4  # of one name, of which each two are searched for in either order
 _PART = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+_NUMBER = re.compile("[0-9]{6,}")  # of an identifier that has letters, too
 _NO_DATE = "19000101"  # what stands for no date, in results of this profile, too
 # How letters are written that have no other sign: in German, in Danish and Norwegian, and at airports.
 _TWO_LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae", "þ": "th", "ñ": "nn"})
 _ONE_LETTER = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "\u0131": "i"})
+_FIRST_OF_THE_EAST = "\u2e80"
+_NOTHING = dict.fromkeys(map(ord, UNSEEN))
 _LONG_NUMBER, _UID_LENGTH = 8, 64
 _NUMBERS_BEFORE, _NUMBERS_BEHIND = re.compile(rb"[0-9.]*\Z"), re.compile(rb"[0-9.]*")
 _SIGNS = frozenset([b"", b"\0", b"\\", b" ", b"-", b"+"])  # behind which a decimal fraction may begin with its point
@@ -212,8 +216,9 @@ class Identity:
         `dense` are bytes that may be any: there a text of less than six bytes would be found by chance. `lenient`
         counts a number also where other digits are beside it: in a file those may be of the next tag, or of a length.
         """
-        if not data:
-            return False
+        if len(data) > 2 * _BLOCK:  # in parts that overlap: each is copied more than once
+            parts = (data[at : at + _BLOCK + _OVERLAP] for at in range(0, len(data), _BLOCK))
+            return any(self.is_in(part, uids, dense=dense, lenient=lenient) for part in parts)
         low = data.lower()
         if self._is_in(low, uids, dense=dense, lenient=lenient):
             return True
@@ -227,10 +232,12 @@ class Identity:
 
     def _is_in_other_forms(self, low: bytes, *, lenient: bool) -> bool:
         """Whether a date or an identifier stands there with other signs between its parts, or full-width letters do."""
-        if not low.isascii() and (FULL_WIDTH[0] in low or FULL_WIDTH[1] in low):
-            plain = unicodedata.normalize("NFKC", low.decode("utf-8", "replace")).lower().encode("utf-8", "replace")
+        if not low.isascii() and any(mark in low for mark in MARKS):
+            plain = _plain(low.decode("utf-8", "replace")).lower().encode("utf-8", "replace")
             if _has(plain, self._needles):
                 return True
+        if b"\x1b" in low and _has(_ESCAPE.sub(b"", low), self._needles):
+            return True
         if not self.loose:
             return False
         bare = low.translate(None, BETWEEN)
@@ -244,13 +251,23 @@ class Identity:
         """Whether the value of a text element is, or holds, any of it."""
         if text.strip("\0 ") in self.kept:
             return False
-        folded = unicodedata.normalize("NFKC", text).casefold()
+        folded = _plain(text).casefold()
         parts = (part.strip(" \0\t\r\n") for part in folded.split("\\"))
         whole = any(part in self._whole or part.replace("^", " ").strip() in self._whole for part in parts)
         if whole or self.is_in(raw, uids):
             return True
         is_the_same = raw.isascii() and b"\x1b" not in raw
         return not is_the_same and self.is_in(folded.encode("utf-8", "surrogatepass"))
+
+
+def _weight(text: str) -> int:
+    """How many letters a text is worth: an ideograph, a kana or a syllable says as much as two."""
+    return len(text) + sum(letter >= _FIRST_OF_THE_EAST for letter in text)
+
+
+def _plain(text: str) -> str:
+    """A text in letters of one width, without what nobody sees in it."""
+    return unicodedata.normalize("NFKC", text).translate(_NOTHING)
 
 
 @lru_cache(maxsize=256)
@@ -262,7 +279,7 @@ def identity_of(values: frozenset[tuple[str, str]], kept: frozenset[str] = froze
     for kind, text in values:
         loose.update(loose_of(kind, text))
         for one in _texts(kind, text):
-            is_strong = len(one) >= (_LETTERS if kind == "name" else _CHARACTERS)
+            is_strong = _weight(one) >= (_LETTERS if kind == "name" else _CHARACTERS)
             (strong if is_strong else short).add(one)
     return Identity(frozenset(strong), frozenset(short), kept, frozenset(loose))
 
@@ -302,6 +319,24 @@ def _of_form(kind: str, text: str) -> Iterator[str]:
             yield folded
             if (bare := "".join(filter(str.isalnum, folded))) != folded and bare.isdecimal() and bare.isascii():
                 yield bare
+            yield from _numbers(folded)
+
+
+def _numbers(folded: str) -> Iterator[str]:
+    """The long numbers in an identifier, also without the zeros before them; no dates, of which files are full."""
+    for run in _NUMBER.findall(folded):
+        bare = run.lstrip("0")
+        if not _is_date(run) and len(bare) >= _CHARACTERS:
+            yield run
+            if len(bare) > _CHARACTERS:
+                yield bare
+
+
+def _is_date(digits: str) -> bool:
+    """Whether digits are those of a date, of which files are full."""
+    return (
+        len(digits) == 8 and digits[:2] in {"19", "20"} and "01" <= digits[4:6] <= "12" and "01" <= digits[6:] <= "31"
+    )
 
 
 def _names(folded: str) -> Iterator[str]:

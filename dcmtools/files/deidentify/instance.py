@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Literal
 
 from dcmtools.disk.atomic import TEMPORARY_PREFIX
@@ -23,7 +23,7 @@ from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.files.deidentify.repeats import Memory
 from dcmtools.files.deidentify.rereading import DataSet
 from dcmtools.files.deidentify.spliced import Piece, Spliced, Stretch
-from dcmtools.files.deidentify.splicer import Rules, Splicer, Subject
+from dcmtools.files.deidentify.splicer import BULK, Rules, Splicer, Subject
 from dcmtools.files.deidentify.writing import Original, write
 from dcmtools.model.errors import BadData, Refused
 from dcmtools.model.keys import BY_TAG
@@ -51,10 +51,10 @@ _WANTED = frozenset(
         0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
     }
 )  # fmt: skip
-_USUAL = Encoding(explicit=True)
-_RUNS = Runs(_WANTED)
 # In the names of the character sets that have full-width letters, or others that are written in two widths.
 _OF_MANY_BYTES = (b"GB", b"IR 13", b"IR 58", b"IR 87", b"IR 149", b"IR 159")
+_USUAL = Encoding(explicit=True)
+_RUNS = Runs(_WANTED)
 # Among more bytes than these a text of four is found by chance.
 _BY_CHANCE = 4096
 _SMALL = 1 << 20  # a file that is read at once
@@ -131,7 +131,7 @@ class Deidentifier:
         """
         with ExitStack() as stack:
             file, _ = stack.enter_context(opened(source, follow=True))
-            instance = _read(file)
+            instance = _read(file, stack)
             self._check_kind(instance)
             rule = None if blindly else self._rule_for(instance)
             if rule and target is None:  # only then can it be told whether the regions can be blanked
@@ -141,7 +141,7 @@ class Deidentifier:
                 regions.decoded(os.fspath(source), native)
                 stack.callback(native.unlink, missing_ok=True)
                 file, _ = stack.enter_context(opened(native))
-                instance = _read(file)
+                instance = _read(file, stack)
             subject, known = self._subject(instance)
             allowed = blindly or self._settings.burned_in == "allow"
             flags = "CLEANED" if rule else self._flags(instance, allowed=allowed)
@@ -327,14 +327,14 @@ def _identity_in(done: Spliced) -> Identity:
     return identity_of(frozenset(done.values), frozenset(text for _, text in done.kept))
 
 
-def _read(file: OpenFile) -> _Source:
+def _read(file: OpenFile, stack: ExitStack) -> _Source:
     meta = meta_of(file)
     if meta.sop_class == MEDIA_STORAGE_DIRECTORY:
         raise BadData("it is a DICOMDIR, which lists files and is no instance", cause="dicomdir")
     encoding = encoding_in(file, meta)
     read, start, end = source_of(file, meta, encoding)
     if encoding.deflated:  # it is read more than once
-        read = _held(bytes(read(0, end)))
+        read = _held(bytes(read(0, end))) if end <= BULK else _spooled(read, end, stack)
     elif file.size <= _SMALL:
         read = _held(bytes(file.read(0, file.size) if len(file.first) < file.size else file.first))
     walk = Walk(start, end, encoding, _WANTED, last=_LAST, runs=_RUNS if encoding == _USUAL else None)
@@ -349,6 +349,15 @@ def _read(file: OpenFile) -> _Source:
         if not is_uid(uid_in(found.get(tag, (b"", b""))[1])):
             raise BadData(f"its {name} is missing or no UID", cause="bad-uid")
     return _Source(file, read, start, end, encoding, meta.syntax, found, sop_class)
+
+
+def _spooled(read: Read, size: int, stack: ExitStack) -> Read:
+    """A source in a file without a name: what is inflated may be far larger than its file."""
+    file = stack.enter_context(TemporaryFile())  # noqa: SIM115 - the stack closes it
+    for position in range(0, size, BULK):
+        file.write(read(position, min(BULK, size - position)))
+    file.flush()
+    return lambda position, length: os.pread(file.fileno(), length, position)
 
 
 def _record(data_set: DataSet, instance: _Source) -> Record:

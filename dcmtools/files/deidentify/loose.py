@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-BETWEEN = b" \t\r\n-/._,:;#+()'"
+BETWEEN = b" \t\r\n-/._,:;#+()'\\^"
+# In UTF-8, what nobody sees between letters: soft hyphens, spaces without a width, marks of the order of bytes.
+UNSEEN = ("\u00ad", "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff")
 # With what full-width letters and digits begin in UTF-8: they are looked at as what they stand for.
-FULL_WIDTH = (b"\xef\xbc", b"\xef\xbd")
+MARKS = (b"\xef\xbc", b"\xef\xbd", *(sign.encode() for sign in UNSEEN))
 _NO_DATE = "19000101"  # what stands for no date, in results of this profile, too
 SHORTEST = 5  # characters of an identifier that is searched for
+_LONG_WORD = 7  # letters of a word that is searched for with signs between them
 _PART = 2  # digits of an identifier of digits that stand together
 
 # The beginnings of the names of months in English, German, French, Spanish, Italian and Dutch.
@@ -42,6 +45,7 @@ class Loose:
     form: str
     year: bytes = b""
     is_number: bool = False
+    is_word: bool = False
 
     def is_in(self, low: bytes, *, lenient: bool = False) -> bool:
         """Whether it stands in bytes in lower case.
@@ -51,7 +55,13 @@ class Loose:
         return any(self._counts(found[0]) for found in _compiled(self.form, lenient=lenient).finditer(low))
 
     def _counts(self, found: bytes) -> bool:
-        """Whether a number stands in parts, and not in single digits: those of a list would be found by chance."""
+        """Whether a number stands in parts, and not in single digits: those of a list would be found by chance.
+
+        A word does in single letters, or in two parts.
+        """
+        if self.is_word:
+            gaps = len(re.findall(rb"[^a-z]+", found))
+            return gaps in {1, len(self.signs[0]) - 1}
         if not self.is_number:
             return True
         parts = re.split(rb"[^0-9]+", found)
@@ -72,11 +82,20 @@ def loose_of(kind: str, text: str) -> Iterator[Loose]:
         digits = "".join(filter(str.isdecimal, folded))
         if len(digits) == 8 and digits.isascii() and digits != _NO_DATE:
             yield _date(digits[:4], digits[4:6], digits[6:])
+    elif kind == "name":
+        words = {word for word in re.findall("[a-z]+", folded) if len(word) >= _LONG_WORD} if folded.isascii() else ()
+        yield from (_word(word) for word in sorted(words))
     elif kind == "id":
         for value in folded.split("\\"):
             bare = "".join(filter(str.isalnum, value))
             if value.isascii() and len(bare) >= SHORTEST and bare.strip("0"):
                 yield _identifier(bare)
+
+
+def _word(word: str) -> Loose:
+    """A word with signs between its letters, or with its end in another line or value."""
+    pattern = r"[ \t\r\n./_,\\^-]{0,3}".join(word)
+    return Loose((word.encode(),), f"(?<![a-z]){pattern}(?![a-z])", is_word=True)
 
 
 def _identifier(bare: str) -> Loose:

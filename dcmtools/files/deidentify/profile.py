@@ -4,7 +4,7 @@ An action is one letter, as in Table E.1-1 (X, Z, D, U, K), or one of ours for w
 
     S  dates moved                   W  harmless words only        P  private block, safe ones stay
     R  another value                 N  a pseudonym                G  graphics, without bitmaps that may be text
-    H  kept unless it holds identity
+    H  kept unless it holds identity                    L  kept if it is a date, a time or a UID
     Q  a sequence: its items are treated element by element, in one of three moods
            keep    by the rules           dummy   and what no rule names gets a dummy       clean   only harmless words
        and, of a content item of a report, clean with its value  told  as it is  or  veiled  by a dummy

@@ -129,18 +129,20 @@ class Rules:
         letter = self._letter(tag, vr, action, place, kind)
         return Rule(letter, tag, head, vr, written, kind, action.mood, action.value)
 
-    def _letter(self, tag: int, vr: str, action: Action, place: Place, kind: str) -> str:
+    def _letter(self, tag: int, vr: str, action: Action, place: Place, kind: str) -> str:  # noqa: PLR0911 - as above
         if place.parent == 0 and (tag in STATEMENT or (tag == _BURNED_IN and self.cleaned)):
             return "T"
         if place.parent == 0 and tag in PIXEL_DATA:
             return "B"
         if tag == _CHARSET:
             return "E"
-        if action.letter == "X" and not kind and (vr != "SQ" or tag >> 16 & 1):
+        if action.letter == "X" and not kind and vr != "SQ":
             return "-"
-        if action.letter == "K" and (kind or (self.searching and vr in WRITTEN)):
-            return "H"
-        return action.letter
+        if action.letter != "K":
+            return action.letter
+        if vr in {"DA", "DT", "TM", "UI"}:
+            return "L"
+        return "H" if kind or (self.searching and vr in WRITTEN) else "K"
 
 
 class _More(Exception):
@@ -352,6 +354,8 @@ class Splicer:
         self, rule: Rule, pos: int, start: int, length: int, end: int, place: Place, blocks: dict[int, str]
     ) -> tuple[bytes | None, int]:
         """The bytes that take the place of an element, None where it stays; and the position behind it."""
+        if rule.vr == "SQ" and rule.tag >> 16 & 1 and length != _UNDEFINED:
+            return self._private_sequence(rule, pos, start, length, end, place)
         if rule.vr == "SQ" or (length == _UNDEFINED and rule.written not in {b"OB", b"OW"}):
             return self._sequence(rule, pos, start, length, end, place)
         if length == _UNDEFINED:  # an image in a sequence, such as an icon
@@ -362,10 +366,10 @@ class Splicer:
         if rule.kind:
             self._note(rule, raw)
         if rule.letter == "G":
-            return self._graphic(rule, pos, place), start + length
+            return self._graphic(rule, pos, place, blocks), start + length
         return self._value(rule, raw), start + length
 
-    def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911 - one line a letter
+    def _value(self, rule: Rule, raw: bytes) -> bytes | None:  # noqa: C901, PLR0911, PLR0912 - one line a letter
         """The new element for a rule's letter; None where the old one stays."""
         match rule.letter:
             case "X" | "-":
@@ -384,6 +388,8 @@ class Splicer:
                 )
             case "S":
                 return self._moved(rule, raw)
+            case "L":
+                return None if has_form(rule.vr, raw) else self._spoiled(rule, raw)
             case "W":
                 text = self._text(raw)
                 return self._searched(rule, self._encoded(cleaned(text, self._identity.words)), was=raw)
@@ -405,7 +411,7 @@ class Splicer:
         if rule.kind == "overlay":
             self.done.has_overlay_in_pixels |= any(raw)
         elif text := self._text(raw).strip("\0 "):
-            (self.done.kept if rule.letter in "KH" else self.done.values).add((rule.kind, text))
+            (self.done.kept if rule.letter in "KHL" else self.done.values).add((rule.kind, text))
 
     def _uid(self, raw: bytes) -> bytes:
         texts = raw.decode("latin_1").strip("\0 ").split("\\")
@@ -431,6 +437,11 @@ class Splicer:
             self.done.spoiled.append(_shown(rule.tag))
             return self._made(rule, dummy(rule.vr) if rule.vr in {"DA", "DT", "OB"} else b"")
         return self._made(rule, moved)
+
+    def _spoiled(self, rule: Rule, raw: bytes) -> bytes:
+        """What takes the place of a date, a time or a UID that is to stay, and is none: it could be any text."""
+        self.done.spoiled.append(_shown(rule.tag))
+        return self._made(rule, self._uid(raw) if rule.vr == "UI" else dummy(rule.vr))
 
     def _searched(self, rule: Rule, raw: bytes, *, was: bytes) -> bytes | None:
         """A text as it may stand: without its value when that holds identity of the patient."""
@@ -475,18 +486,22 @@ class Splicer:
     def _is_identity(self, raw: bytes, vr: str) -> bool:
         """Whether a text, or a number where those are looked at, is or holds identity."""
         is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
+        if is_looked_at:
+            self.done.mentioned |= uids_in(raw)
         return is_looked_at and self._identity.is_in_value(raw, self._text(raw), self._uids)
 
-    def _graphic(self, rule: Rule, pos: int, place: Place) -> bytes | None:
+    def _graphic(self, rule: Rule, pos: int, place: Place, blocks: dict[int, str]) -> bytes | None:
         """What becomes of a part of a curve or an overlay under Clean Graphics: no text, overlays of regions only."""
-        if rule.tag >> 24 == 0x60 and self._overlay_type(pos, place) != "R":
+        if rule.tag >> 24 == 0x60 and self._overlay_type(pos, place, blocks) != "R":
             return b""
         return b"" if rule.vr in WRITTEN - {"CS"} or rule.vr in {"DA", "TM", "UN", ""} else None
 
-    def _overlay_type(self, pos: int, place: Place) -> str:
+    def _overlay_type(self, pos: int, place: Place, blocks: dict[int, str]) -> str:
         """The Overlay Type in the group of the element at a position, where it can be seen from there."""
         data, group = self._data, self._u16(self._data, pos)[0]
-        if (known := self._overlays.get(group)) is not None and place.parent == 0:
+        # Of the top level it is known beyond a window, of an item within it.
+        overlays = blocks if place.parent else self._overlays
+        if (known := overlays.get(group)) is not None:
             return known
         found, start = "", pos
         while True:
@@ -500,7 +515,7 @@ class Splicer:
             if tag & 0xFFFF == _OVERLAY_TYPE:
                 found = data[at : at + length].decode("latin_1").strip("\0 ")
             pos = at + length
-        return self._overlays.setdefault(group, found) if place.parent == 0 else found
+        return overlays.setdefault(group, found)
 
     # Sequences
 
@@ -532,6 +547,17 @@ class Splicer:
             return self._made(rule, items), stop
         return self._data[pos:start] + items + self._pack_bare.pack(0xFFFE, 0xE0DD, 0), stop
 
+    def _private_sequence(
+        self, rule: Rule, pos: int, start: int, length: int, end: int, place: Place
+    ) -> tuple[bytes | None, int]:
+        """As `_sequence`; it goes as a whole, whatever it is made like, and is walked for the identity in it."""
+        depth, decoder = self._depth, self._decoder
+        try:
+            return self._sequence(rule, pos, start, length, end, place)
+        except BadData:
+            self._depth, self._decoder = depth, decoder
+            return (self._made(rule, b"") if rule.letter in "QK" else b""), start + length
+
     def _items(  # noqa: C901 - an item can end in two ways
         self, pos: int, end: int, place: Place, *, delimited: bool
     ) -> tuple[bytes | None, int]:
@@ -542,19 +568,22 @@ class Splicer:
             group, element, length = self._head(pos, end)
             tag = group << 16 | element
             if tag == _SEQUENCE_END and delimited:
-                return (b"".join(out) if changed else None), pos + 8
+                # A delimiter has no length (PS3.5 7.5): another would be copied as it is.
+                return (b"".join(out) if changed or length else None), pos + 8
             if tag != _ITEM:
                 raise Odd(f"({group:04X},{element:04X}) stands where an item must be")
             start = pos + 8
             if length != _UNDEFINED and start + length > end:
                 raise self._overrun(tag, is_top=False)
             parts: list[bytes] = []
+            odd = 0
             before = self.done.counts.total()
             limit = end if length == _UNDEFINED else start + length
             inner, goes = self._content(start, limit, place)
             stop = self._elements(start, limit, parts, inner)  # type: ignore[arg-type]
             if length == _UNDEFINED:
-                if self._head(stop, end)[:2] != (0xFFFE, 0xE00D):
+                *delimiter, odd = self._head(stop, end)
+                if delimiter != [0xFFFE, 0xE00D]:
                     raise Odd("an item without a length has no end")
                 stop += 8
             elif stop != start + length:
@@ -563,7 +592,7 @@ class Splicer:
             if goes:
                 changed = True
                 self.done.counts["X"] += 1
-            elif self.done.counts.total() == before:
+            elif self.done.counts.total() == before and not odd:
                 out.append(data[pos:stop])
             else:
                 changed = True
@@ -589,7 +618,7 @@ class Splicer:
         letter = action(concept, profile.columns)
         moods: dict[str, Mood] = {"K": "told", "D": "veiled"}
         mood = moods.get(letter, "clean")
-        return self._rules.place(place.parent, mood, self._depth, explicit=place.explicit), letter == "X"
+        return self._rules.place(place.parent, mood, explicit=place.explicit), letter == "X"
 
     def _head_at(self, pos: int, place: Place) -> tuple[int, int, int, bytes]:
         """The tag of an element, where its value begins, how long it is, and its VR as it is written."""
@@ -678,7 +707,8 @@ class Splicer:
 
     def _new_statement(self) -> tuple[bytes, list[bytes]]:
         profile = self._rules.profile
-        methods = [one for one in self._methods.split(b"\\") if one]
+        earlier = [one for one in self._methods.split(b"\\") if one]
+        methods = [one for one in earlier if not self._is_identity(one, "LO")]
         methods += [method for method in [METHOD.encode()] if method not in methods]
         codes = [
             code

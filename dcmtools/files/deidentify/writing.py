@@ -39,7 +39,9 @@ def write(target: Path, meta: bytes, pieces: list[Piece], original: Original, bl
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         if original.deflated:
-            _write_all(descriptor, meta + b"".join(_deflated(_read(parts, original))))
+            _write_all(descriptor, meta)
+            for packed in _deflated(_read(parts, original)):
+                _write_all(descriptor, packed)
             return
         held = meta
         for part in parts:

@@ -710,3 +710,137 @@ def test_file_that_may_show_identity_has_no_empty_sequence_of_codes(tmp_path: Pa
     Deidentifier(KEY, Settings(BASIC, burned_in="allow")).deidentify(source, target)
 
     assert "DeidentificationMethodCodeSequence" not in pydicom.dcmread(target)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Z w e n t i b o l d", "Z.W.E.N.T.I.B.O.L.D", "z_w_e_n_t_i_b_o_l_d", "coil Zwenti-bold", "Zwenti\\bold",
+        "Zwen tibold", "Zwenti\r\nbold", "Zwenti-\r\nbold", "Zwen\u200btibold", "Zwen\u00adtibold", "Zwen\u2060tibold",
+        "\ufeffZwentibold", "scan 778899", "778899", "1.2.778899.1",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("vr", ["LO", "ST", "UT"])
+def test_identity_is_cleaned_with_signs_within_a_word_and_less_its_letters(vr: str, text: str, tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [writer.element(0x00080005, "CS", b"ISO_IR 192"), writer.element(0x00080070, vr, text.encode())]
+
+    result = run(tmp_path, *parts)
+
+    assert text.encode() not in result
+    assert pydicom.dcmread(tmp_path / "target.dcm").Manufacturer == "REMOVED"
+
+
+@pytest.mark.parametrize("text", ["instead of", "smart in", "ste ad", "s tead", "INSTEADY", "20110923", "image 012345"])
+def test_words_and_numbers_that_only_look_like_identity_stay(text: str, tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [writer.element(0x00100010, "PN", b"Martin^Stead"), writer.element(0x00100020, "LO", b"S-20110923")]
+    parts += [writer.element(0x00080070, "LO", text.encode())]
+    if "instead" in text.lower():  # which has the whole of the name
+        parts[0] = writer.element(0x00100010, "PN", b"Martin^Zwenti")
+
+    result = run(tmp_path, *parts)
+
+    assert text.encode() in result
+
+
+def test_delimiters_are_made_anew(tmp_path: Path) -> None:
+    writer = Writer()
+    inner = writer.element(0x00080070, "LO", b"ACME")
+    endless = pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + inner + pack("<HH", 0xFFFE, 0xE00D) + b"Bolk"
+    head = writer.element(0x52009229, "SQ", b"")[:-4] + b"\xff" * 4
+    parts = [head + writer.item(inner) + endless + pack("<HH", 0xFFFE, 0xE0DD) + b"Krtz"]
+
+    result = run(tmp_path, *parts)
+
+    assert b"Bolk" not in result
+    assert b"Krtz" not in result
+    assert len(pydicom.dcmread(tmp_path / "target.dcm")[0x52009229].value) == 2
+
+
+def test_earlier_method_that_names_the_patient_goes_and_others_stay(tmp_path: Path) -> None:
+    writer = Writer()
+
+    run(tmp_path, writer.element(0x00120063, "LO", b"by CTP\\file of Zwentibold"))
+
+    methods = pydicom.dcmread(tmp_path / "target.dcm").DeidentificationMethod
+    assert methods[0] == "by CTP"
+    assert len(methods) == 2
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+@pytest.mark.parametrize(
+    ("tag", "vr", "value", "profile"),
+    [
+        (0x00080031, "TM", b"Qwertz", Profile(retain_dates="full")),
+        (0x00080031, "TM", b"Li", Profile(retain_dates="modified")),
+        (0x00080021, "DA", b"Qwertz", Profile(retain_dates="full")),
+        (0x0008002A, "DT", b"20240117 Qwertz", Profile(retain_dates="full")),
+        (0x00200052, "UI", b"Qwertz Doc", Profile(retain_uids=True)),
+        (0x0008010C, "UI", b"Qwertz Doc", BASIC),
+    ],
+)
+def test_what_is_no_date_time_or_uid_does_not_stay_as_one(
+    tag: int, vr: str, value: bytes, profile: Profile, encoding: str, tmp_path: Path
+) -> None:
+    writer = Writer(encoding)
+    name = writer.element(0x00100010, "PN", b"Li^Bo")
+
+    result = run(tmp_path, name, writer.element(tag, vr, value), writer=writer, profile=profile)
+
+    assert value.split()[-1] not in result
+    assert tag in pydicom.dcmread(tmp_path / "target.dcm")
+
+
+@pytest.mark.parametrize("charset", [b"", b"\\ISO 2022 IR 100"])
+def test_name_with_escape_sequences_in_it_is_cleaned(charset: bytes, tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [writer.element(0x00080005, "CS", charset), writer.element(0x00080070, "LO", b"of Zwen\x1b(Btibold")]
+
+    assert b"tibold" not in run(tmp_path, *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Yamada^Taro=山田^太郎", "担当 山田様"),
+        ("Yamada==ヤマダ^タロウ", "ヤマダ3"),
+        ("Hong=洪吉洞", "洪吉洞님"),
+        ("Hong==홍^길동", "길동 2"),
+    ],
+)
+def test_name_of_two_ideographs_or_syllables_is_cleaned_within_a_text(name: str, text: str, tmp_path: Path) -> None:
+    writer = Writer()
+    parts = [
+        writer.element(0x00080005, "CS", b"ISO_IR 192"), writer.element(0x00100010, "PN", name.encode()),
+        writer.element(0x00080070, "LO", text.encode()),
+    ]  # fmt: skip
+
+    assert text.encode() not in run(tmp_path, *parts)
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("encoding", ["explicit", "implicit", "big"])
+def test_name_that_only_a_private_sequence_holds_is_searched_for(
+    encoding: str, undefined: bool, tmp_path: Path
+) -> None:
+    writer = Writer(encoding)
+    item = writer.item(writer.element(0x00100010, "PN", b"Kwapiszewski^Jan"), undefined=undefined)
+    parts = [
+        writer.element(0x00080070, "LO", b"for Kwapiszewski"), writer.element(0x00090010, "LO", b"ACME"),
+        writer.sequence(0x00091001, item, undefined=undefined),
+    ]  # fmt: skip
+
+    result = run(tmp_path, *parts, writer=writer)
+
+    # Without a VR nobody can tell that a private element of a defined length is a sequence.
+    assert (b"Kwapiszewski" in result) == (encoding == "implicit" and not undefined)
+
+
+def test_private_sequence_that_is_damaged_goes_and_the_rest_stays(tmp_path: Path) -> None:
+    writer = Writer()
+    broken = writer.element(0x00091001, "SQ", b"\xfe\xff\x00\xe0\x99\x00\x00\x00no item")
+    parts = [writer.element(0x00090010, "LO", b"ACME"), broken, writer.element(0x00180050, "DS", b"1.5 ")]
+
+    assert b"no item" not in run(tmp_path, *parts)
+    assert pydicom.dcmread(tmp_path / "target.dcm").SliceThickness == 1.5

@@ -388,6 +388,26 @@ def test_clean_graphics_keeps_shapes_and_regions_and_no_text(tmp_path: Path) -> 
     assert not [one.tag for one in read if one.tag.group >> 8 in {0x50, 0x60}]
 
 
+def test_overlay_of_an_item_is_not_that_of_the_instance(tmp_path: Path) -> None:
+    writer = Writer()
+
+    def overlay(kind: bytes) -> list[bytes]:
+        return [
+            writer.element(0x60000010, "US", pack("<H", 4)), writer.element(0x60000040, "CS", kind),
+            writer.element(0x60003000, "OW", kind + b"bitmap"),
+        ]  # fmt: skip
+
+    for outer, inner in ((b"R ", b"G "), (b"G ", b"R ")):
+        item = writer.sequence(0x52009229, writer.item(*overlay(inner)))
+
+        deidentified(tmp_path, writer.file(item, *overlay(outer)), OPTIONS["GRA"])
+
+        read = pydicom.dcmread(tmp_path / "target.dcm")
+        assert (0x60003000 in read) == (outer == b"R ")
+        assert (0x60003000 in read[0x52009229].value[0]) == (inner == b"R ")
+        assert (0x60000010 in read[0x52009229].value[0]) == (inner == b"R ")
+
+
 @pytest.mark.parametrize("layout", ["uid", "patient", "date", "{Modality}/{SeriesNumber}.dcm", "zip", "dicomdir"])
 @pytest.mark.parametrize("column", OPTIONS)
 def test_no_name_in_the_output_tells_of_the_source(column: str, layout: str, tmp_path: Path) -> None:

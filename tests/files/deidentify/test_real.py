@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from shutil import which
@@ -11,12 +12,14 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from dcmtools.files.deidentify import table
 from dcmtools.files.deidentify.instance import Deidentifier, Settings
 from dcmtools.files.deidentify.profile import Profile
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.model.errors import DcmtoolsError
+from tests.builders import write_instance
 
 TECHNICAL = [
     "Rows",
@@ -200,3 +203,33 @@ def _is_same(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
         np.allclose(one.affine, other.affine, atol=1e-4)
         and np.array_equal(np.asanyarray(one.dataobj), np.asanyarray(other.dataobj))
     )
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from dcmtools.files.deidentify.instance import Deidentifier, Settings
+from dcmtools.files.deidentify.profile import Profile
+from dcmtools.files.deidentify.pseudonyms import Key
+
+Deidentifier(Key(b"k" * 32), Settings(Profile())).deidentify(sys.argv[1], Path(sys.argv[2]))
+print(re.search("VmHWM: *(\\d+)", Path("/proc/self/status").read_text().replace("\\t", " "))[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_memory_is_far_below_the_size_of_the_pixels(syntax: str, tmp_path: Path) -> None:
+    source = write_instance(tmp_path / "in.dcm", syntax=syntax, side=1024, NumberOfFrames=128, PatientName="Zwenti^Q")
+    read = pydicom.dcmread(source)
+    read.PixelData = bytes(range(256)) * (1024 * 1024 * 128 * read.BitsAllocated // 8 // 256)
+    read.save_as(source)
+    size = len(read.PixelData)
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, source, tmp_path / "out.dcm"], capture_output=True, check=True, text=True
+    )
+
+    assert size >= 128 << 20
+    assert int(done.stdout) << 10 < 100 << 20
+    assert pydicom.dcmread(tmp_path / "out.dcm").PixelData == read.PixelData
