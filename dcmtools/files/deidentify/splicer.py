@@ -432,12 +432,15 @@ class Splicer:
 
     def _searched(self, rule: Rule, raw: bytes, *, was: bytes) -> bytes | None:
         """A text as it may stand: without its value when that holds identity of the patient."""
-        if self._rules.searching and raw:
-            self.done.mentioned |= uids_in(raw)
-            if self._identity.is_in_value(raw, self._text(raw), self._uids):
-                self.done.cleaned.append(_shown(rule.tag))
-                return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else b"")
+        if self._rules.searching and raw and self._has_identity(raw):
+            self.done.cleaned.append(_shown(rule.tag))
+            return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else b"")
         return None if raw == was else self._made(rule, raw)
+
+    def _has_identity(self, raw: bytes) -> bool:
+        """Whether a value is or holds identity; the UIDs in it are noted, for they may be another file's identity."""
+        self.done.mentioned |= uids_in(raw)
+        return self._identity.is_in_value(raw, self._text(raw), self._uids)
 
     def _private(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
         """What becomes of an element of a group of which something stays: safe ones and their creators do."""
