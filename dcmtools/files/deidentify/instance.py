@@ -159,7 +159,7 @@ class Deidentifier:
                 return outcome
             blank = (_raster(instance), rule.regions) if rule else None
             try:
-                write(target, meta, done.pieces, _original(file, instance), blank)
+                write(target, meta, done.pieces, _original(instance), blank)
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
@@ -429,7 +429,6 @@ def _raster(instance: _Source) -> regions.Raster:
     return regions.Raster(rows, columns, samples, bits, count, bool(planar), _text(instance, 0x00280004))
 
 
-def _original(file: OpenFile, instance: _Source) -> Original:
+def _original(instance: _Source) -> Original:
     encoding = instance.encoding
-    descriptor = None if encoding.deflated else file.descriptor
-    return Original(instance.read, descriptor, 12 if encoding.explicit else 8, deflated=encoding.deflated)
+    return Original(instance.read, 12 if encoding.explicit else 8, deflated=encoding.deflated)

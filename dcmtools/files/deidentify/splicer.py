@@ -445,26 +445,27 @@ class Splicer:
 
     def _searched(self, rule: Rule, raw: bytes, *, was: bytes) -> bytes | None:
         """A text as it may stand: without its value when that holds identity of the patient."""
-        if self._rules.searching and raw:
-            self.done.mentioned |= uids_in(raw)
-            if self._holds_identity(rule, raw):
-                self.done.cleaned.append(_shown(rule.tag))
-                return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else self._without_identity(rule, raw))
+        if self._rules.searching and raw and self._holds_identity(rule, raw):
+            self.done.cleaned.append(_shown(rule.tag))
+            return self._made(rule, dummy(rule.vr) if rule.vr in TEXT else self._without_identity(rule, raw))
         return None if raw == was else self._made(rule, raw)
 
     def _holds_identity(self, rule: Rule, raw: bytes) -> bool:
         """Whether a value is or holds identity; a modality is none, though patients are called Mr and Ms."""
         is_modality = rule.tag == _MODALITY and raw.strip(b"\0 ") in MODALITIES
-        return not is_modality and self._identity.is_in_value(raw, self._text(raw), self._uids)
+        return not is_modality and self._has_identity(raw)
 
     def _without_identity(self, rule: Rule, raw: bytes) -> bytes:
         """A value of codes less those that are identity: those of images go by their places (Image Type)."""
         codes = raw.strip(b"\0 ").split(b"\\")
         if rule.vr != "CS" or len(codes) == 1:
             return b""
-        return b"\\".join(
-            dummy("CS") if self._identity.is_in_value(one, self._text(one), self._uids) else one for one in codes
-        )
+        return b"\\".join(dummy("CS") if self._has_identity(one) else one for one in codes)
+
+    def _has_identity(self, raw: bytes) -> bool:
+        """Whether a value is or holds identity; the UIDs in it are noted, for they may be another file's identity."""
+        self.done.mentioned |= uids_in(raw)
+        return self._identity.is_in_value(raw, self._text(raw), self._uids)
 
     def _private(self, rule: Rule, raw: bytes, blocks: dict[int, str]) -> bytes | None:
         """What becomes of an element of a group of which something stays: safe ones and their creators do."""
