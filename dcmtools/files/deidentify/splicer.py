@@ -489,7 +489,7 @@ class Splicer:
         is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
         if is_looked_at:
             self.done.mentioned |= uids_in(raw)
-        return is_looked_at and self._identity.is_in_value(raw, self._text(raw), self._uids)
+        return is_looked_at and self._has_identity(raw)
 
     def _graphic(self, rule: Rule, pos: int, place: Place, blocks: dict[int, str]) -> bytes | None:
         """What becomes of a part of a curve or an overlay under Clean Graphics: no text, overlays of regions only."""
