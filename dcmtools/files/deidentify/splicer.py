@@ -487,8 +487,6 @@ class Splicer:
     def _is_identity(self, raw: bytes, vr: str) -> bool:
         """Whether a text, or a number where those are looked at, is or holds identity."""
         is_looked_at = self._rules.searching and (vr in WRITTEN or self._rules.profile.searches_numbers)
-        if is_looked_at:
-            self.done.mentioned |= uids_in(raw)
         return is_looked_at and self._has_identity(raw)
 
     def _graphic(self, rule: Rule, pos: int, place: Place, blocks: dict[int, str]) -> bytes | None:
