@@ -175,6 +175,8 @@ class Crew:
         is_late = attending.is_alive()
         self._signal(signal.SIGKILL)
         attending.join()
+        for worker in list(self._workers.values()):  # where a defect ended who attends to them
+            self._bury(worker)
         self._notices.put(None)
         if telling.ident:
             telling.join(1)  # who does not read what we say is not waited for
