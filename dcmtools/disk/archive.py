@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -153,7 +153,7 @@ class Archive:
         items = list(items)
         uids = {str(record.get("SOPInstanceUID")) for _, record in items}
         outcomes: list[Committed | DcmtoolsError] = []
-        with self._claimed(uids):
+        with self.claim(uids):
             known = self.index.everywhere(uids)
             events: list[Record] = []
             for temporary, record in items:
@@ -192,10 +192,6 @@ class Archive:
         self.index.append_after(news, sync=sync)
         return outcomes
 
-    def claim(self, uids: set[str]) -> AbstractContextManager[None]:
-        """Keeps other threads away from instances within the block."""
-        return self._claimed(uids)
-
     def open_folder(self, place: Path) -> int:
         """A descriptor of a folder in the archive, which is made where it is missing."""
         with self._folder(*place.relative_to(self.root).parts) as descriptor:
@@ -218,7 +214,7 @@ class Archive:
             raise from_os(problem, "storing in", self.root) from problem
 
     @contextmanager
-    def _claimed(self, uids: set[str]) -> Iterator[None]:
+    def claim(self, uids: set[str]) -> Iterator[None]:
         """Keeps other threads away from these instances, and only these: the rest share the syncs of the index."""
         with self._turn:
             self._turn.wait_for(lambda: self._claims.isdisjoint(uids))

@@ -13,7 +13,7 @@ TEMPORARY_PREFIX = ".dcmtools-"
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 # What file systems without hard links answer: FAT, some shares, some kernels' protection of other people's files.
-NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+_NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 # Held from a folder's making to its parent's fsync: whoever finds the folder may rely on its name.
 _making = threading.RLock()
@@ -54,33 +54,40 @@ def link_new(temporary: str | os.PathLike[str], final: str | os.PathLike[str]) -
 
     The temporary's own name is gone afterwards. The folder is not fsynced here: callers do that once for a group.
     """
-    try:
-        os.link(temporary, final, follow_symlinks=False)
-    except OSError as problem:
-        if problem.errno not in NO_LINKS:
-            raise
+    if not _is_linked(temporary, final):
         within, name = os.path.split(final)
         folder = os.open(within, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _rename_new(temporary, folder, name)
         finally:
             os.close(folder)
-    else:
-        os.unlink(temporary)
 
 
-def link_into(temporary: Path, folder: int, name: str) -> None:
+def link_into(temporary: str | os.PathLike[str], folder: int, name: str) -> None:
     """As `link_new`, into a folder that is open: one that was looked at cannot be exchanged for a link elsewhere."""
-    try:
-        os.link(temporary, name, dst_dir_fd=folder, follow_symlinks=False)
-    except FileExistsError:
-        raise
-    except OSError as problem:
-        if problem.errno not in NO_LINKS:
-            raise
+    if not _is_linked(temporary, name, folder):
         _rename_new(temporary, folder, name)
-        return
-    temporary.unlink()
+
+
+def _is_linked(temporary: str | os.PathLike[str], final: str | os.PathLike[str], folder: int | None = None) -> bool:
+    """Gives a file another name instead of its own; False where the file system knows no hard links."""
+    try:
+        os.link(temporary, final, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as problem:
+        if problem.errno not in _NO_LINKS:
+            raise
+        return False
+    os.unlink(temporary)
+    return True
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Which file has a name now, as device and inode; None where it cannot be seen: to open it says why."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_folders(folder: Path, mode: int = FOLDER_MODE) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcmtools.disk.archive import Archive, Committed, Incoming
-from dcmtools.disk.atomic import FILE_MODE, NO_LINKS, link_into
+from dcmtools.disk.atomic import FILE_MODE, link_into
 from dcmtools.disk.inflated import Buffer
 from dcmtools.model.errors import DcmtoolsError, from_os
 from dcmtools.model.record import Record, path_keys
@@ -224,19 +224,10 @@ class Desk:
 
     def _link(self, file: Temporary, final: Path) -> bool:
         """Whether the file could be given its name, in the folder that is open then."""
-        folder = self._entered(final.parent)
         try:
-            os.link(file.name, final.name, dst_dir_fd=folder, follow_symlinks=False)
-            os.unlink(file.name)
+            link_into(file.name, self._entered(final.parent), final.name)
         except FileExistsError:
             return False
-        except OSError as problem:
-            if problem.errno not in NO_LINKS:
-                raise
-            try:
-                link_into(file.path, folder, final.name)
-            except FileExistsError:
-                return False
         file.is_linked = True
         return True
 

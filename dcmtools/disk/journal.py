@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from dcmtools.disk.atomic import FILE_MODE, fsync_folder, make_folders
+from dcmtools.disk.atomic import FILE_MODE, fsync_folder, identity, make_folders
 from dcmtools.disk.lock import flock_within, open_lock
 from dcmtools.model.errors import DcmtoolsError, IOFailure, Locked, from_os
 from dcmtools.model.record import decode, path_keys
@@ -45,7 +45,6 @@ class Journal:
         self._guard = threading.Lock()
         self._writing = threading.Lock()  # beside the lock on the file, which is the process's
         self._collected = _Batch()
-        self._is_new = False
         self._lock, self._open = _Kept(self.lock_file), _Kept(file)
 
     def append(self, lines: bytes | Callable[[], bytes], *, sync: bool = True) -> None:
@@ -112,7 +111,6 @@ class Journal:
 
     def _write(self, lines: bytes, *, sync: bool) -> None:
         try:
-            self._is_new = False
             descriptor = self._open.descriptor(self._made)
             state = os.fstat(descriptor)
             own = self.own
@@ -121,13 +119,12 @@ class Journal:
             _add(descriptor, lines, size, sync=sync)
             start, written = own.start if is_ours else size, os.fstat(descriptor).st_mtime_ns
             self.own = Span(state.st_ino, start, size + len(lines), written)
-            if self._is_new and sync:
+            if sync and not size:  # it may be new
                 fsync_folder(self.file.parent)
         except OSError as problem:
             raise from_os(problem, "writing to", self.file) from problem
 
     def _made(self) -> int:
-        self._is_new = not self.file.exists()
         return os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
 
 
@@ -143,7 +140,7 @@ class _Kept:
 
         A lock is that of a process and of all that were forked from it, so each has a descriptor of its own.
         """
-        if self._descriptor < 0 or self._process != os.getpid() or _identity(self._path) != self._identity:
+        if self._descriptor < 0 or self._process != os.getpid() or identity(self._path) != self._identity:
             self._close()
             self._descriptor, self._process = made(), os.getpid()
             found = os.fstat(self._descriptor)
@@ -165,14 +162,6 @@ class _Batch:
         self.lines: list[bytes | Callable[[], bytes]] = []
         self.sync = self.done = False
         self.problem: DcmtoolsError | None = None
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:  # to open it says why
-        return None
-    return found.st_dev, found.st_ino
 
 
 def mend(descriptor: int) -> int:

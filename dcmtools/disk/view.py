@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from dcmtools.disk.atomic import identity
 from dcmtools.disk.view_file import connected, opened_view, removed_view
 from dcmtools.disk.view_fill import Fill, Filled, make_indexes, make_tables
 from dcmtools.disk.view_lookup import Place
@@ -243,7 +244,7 @@ class View:
 
     def _found(self) -> sqlite3.Connection | None:
         """The view that is open, unless its file was removed or made anew by somebody else."""
-        if self._view is not None and self.file is not None and _identity(self.file) != self._identity:
+        if self._view is not None and self.file is not None and identity(self.file) != self._identity:
             self._close()
         return self._view
 
@@ -258,7 +259,7 @@ class View:
             self._view = self._in_memory(descriptor)
         else:
             self._view = opened_view(file, lambda view: self._make(view, descriptor))
-            self._identity = _identity(file)
+            self._identity = identity(file)
         return self._view
 
     def _in_memory(self, descriptor: int) -> sqlite3.Connection:
@@ -335,14 +336,6 @@ def _end_reading(view: sqlite3.Connection) -> None:
     with suppress(sqlite3.ProgrammingError):  # it was closed, since it turned out to be damaged
         if view.in_transaction:
             view.execute("ROLLBACK")
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    try:
-        state = os.stat(file)
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino
 
 
 def _tail(descriptor: int, consumed: int) -> bytes:

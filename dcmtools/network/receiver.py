@@ -128,8 +128,8 @@ class Receiver:
 
     `on_record` gets the instance record of each object (state received, present or conflict), or an error record; it
     is called by the association, which it must not hold up. `min_free` bytes are left free on the archive's disk.
-    Without `fsync` what is acknowledged survives our end, but not the machine's. There are at most
-    `associations` at once.
+    Without `fsync` what is acknowledged survives our end, but not the machine's. At most so many `associations`
+    are open at once.
     """
 
     def __init__(
