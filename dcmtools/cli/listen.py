@@ -140,15 +140,15 @@ def listen(
         from dcmtools.network.listen import Options, Until
         from dcmtools.network.worker import Orders
 
+        if frame.common.index:
+            raise UsageError("the archive keeps its own index", "leave --index out")
+        if frame.common.dry_run:
+            raise UsageError("what will come cannot be tried beforehand", "leave --dry-run out")
         if action:
             from dcmtools.cli.service import control
 
             yield from control(action, frame.archive, frame.stop)
             return
-        if frame.common.index:
-            raise UsageError("the archive keeps its own index", "leave --index out")
-        if frame.common.dry_run:
-            raise UsageError("what will come cannot be tried beforehand", "leave --dry-run out")
         options = Options(
             peers=frozenset(map(check_ae_title, allow_ae or ())),
             hosts=among(allow_host or ()),

@@ -84,7 +84,6 @@ class Acceptor:
         self._idle = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
         self._connections: dict[int, socket.socket] = {}
-        self._hosts: dict[int, str] = {}
         self._associations: dict[int, Association] = {}
         self.counts: Counter[str] = Counter()
         self._closing = threading.Event()
@@ -158,12 +157,12 @@ class Acceptor:
     def _begin(self, sock: socket.socket, host: str) -> None:
         number = next(self._numbers)
         with self._lock:
-            self._connections[number], self._hosts[number] = sock, host
+            self._connections[number] = sock
         try:
             threading.Thread(target=self._attend, args=(number, sock, host), daemon=True).start()
         except RuntimeError:  # no more threads
             reset(sock)
-            self._forget(number)
+            self._forget(number, host)
 
     def _make_room(self) -> None:
         """Hangs up on who has been here longest without an association, so that the next may have its place."""
@@ -187,12 +186,11 @@ class Acceptor:
         except Exception as problem:  # noqa: BLE001 - the door of a worker: a defect of ours must not stop the server
             self._notice(DcmtoolsError(f"{host}: {type(problem).__name__} while serving an association"))
         finally:
-            self._forget(number)
+            self._forget(number, host)
 
-    def _forget(self, number: int) -> None:
+    def _forget(self, number: int, host: str) -> None:
         with self._idle:
             self._connections.pop(number).close()
-            host = self._hosts.pop(number)
             if self._associations.pop(number, None):
                 self._seats.leave(host)
             self._idle.notify_all()

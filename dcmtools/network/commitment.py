@@ -29,7 +29,7 @@ from dcmtools.network.acceptor import Acceptor, Policy
 from dcmtools.network.association import Association, Message, Released
 from dcmtools.network.commitment_report import REASONS, Report, Results, results_of, take
 from dcmtools.network.door import Port
-from dcmtools.network.listen import LISTENS, LOCK_NAME
+from dcmtools.network.listen import LISTENS, LOCK_NAME, echo, unrecognized
 from dcmtools.network.requestor import request
 from dcmtools.network.response import Stop, never, response
 
@@ -84,6 +84,7 @@ class _Desk:
         self.node, self.local, self._archive = node, local, archive
         self._news = threading.Condition()
         self._reports: dict[str, Results] = {}
+        self._asked = ""  # the Transaction UID of the request whose report is waited for
         self._acceptor: Acceptor | None = None
         self._shut: DcmtoolsError | None = None
         self._left: Reports | None = None  # where the listen of the archive leaves them, which has the port
@@ -107,6 +108,7 @@ class _Desk:
             yield self._told(record, transaction, results, problem) if _is_stored(record) else record
 
     def _ask(self, transaction: str, stored: Mapping[str, str], seconds: float, stop: Stop) -> Results:
+        self._asked = transaction
         self._open()
         deadline = time.monotonic() + seconds
         with self._expected(transaction):
@@ -120,7 +122,7 @@ class _Desk:
                 while not self._has(transaction) and time.monotonic() < deadline and not stop():
                     self._news.wait(_LOOK)
         if transaction not in self._reports:
-            raise self._silent(seconds)
+            raise _stopped() if stop() else self._silent(seconds)
         return self._reports.pop(transaction)
 
     @contextmanager
@@ -154,7 +156,7 @@ class _Desk:
         association.send(context, rq, _encoded(transaction, stored, context.syntax))
         answer = response(association, rq, stop)
         if answer is None:
-            raise TryLater("stopped before the node had answered", "run it again")
+            raise _stopped()
         if answer.command["Status"] != status.SUCCESS:
             raise status.failure(answer.command, "N-ACTION", association.where)
 
@@ -174,15 +176,17 @@ class _Desk:
         """Takes a report; answers an echo, too."""
         if message.field == commands.N_EVENT_REPORT_RQ:
             take(association, message, self._keep)
-            return
-        code = status.SUCCESS if message.field == commands.C_ECHO_RQ else status.UNRECOGNIZED_OPERATION
-        rsp = {"CommandField": message.field | 0x8000, "Status": code}
-        association.send(message.context, {**rsp, "MessageIDBeingRespondedTo": message.command["MessageID"]})
+        elif message.field == commands.C_ECHO_RQ:
+            echo(association, message)
+        else:
+            unrecognized(association, message)
 
     def _keep(self, report: Report) -> None:
+        """Keeps the report that is waited for; others come too late, or from somebody else."""
         with self._news:
-            self._reports[report.transaction] = report.results
-            self._news.notify_all()
+            if report.transaction == self._asked:
+                self._reports[report.transaction] = report.results
+                self._news.notify_all()
 
     def _serve(self, association: Association) -> None:
         while True:
@@ -228,6 +232,10 @@ class _Desk:
             problem = kind(f"{self.node.where} did not commit it: {words}", "send it again", cause="not-committed")
         failed = {"state": "failed", "cause": problem.cause, "reason": problem.reason, "exit_code": problem.exit_code}
         return {**told, **failed, **({"advice": problem.advice} if problem.advice else {})}
+
+
+def _stopped() -> TryLater:
+    return TryLater("stopped before the node had answered", "run it again")
 
 
 def _is_stored(record: Record) -> bool:

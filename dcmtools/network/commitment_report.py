@@ -56,23 +56,25 @@ def results_of(record: Record) -> dict[str, int]:
     return good | {str(one["ReferencedSOPInstanceUID"]): int(one["FailureReason"], 16) for one in bad}
 
 
-def take(association: Association, message: Message, keep: Callable[[Report], None]) -> None:
-    """Takes a report and has it kept; then says that it has come, so that the node forgets it, or that it has not."""
+def take(association: Association, message: Message, keep: Callable[[Report], None]) -> DcmtoolsError | None:
+    """Takes a report and has it kept; then says that it has come, so that the node forgets it, or that it has not.
+
+    Returns why it could not be kept, if so it is.
+    """
     data = association.read_data(_LONGEST) if message.has_data else b""
+    problem, code = None, status.SUCCESS
     try:
-        keep(_decoded(data, message.context.syntax))
-        code = status.SUCCESS
-    except BadData:
-        code = _PROCESSING_FAILURE
-    except DcmtoolsError:
-        code = _NO_ROOM
+        keep(_decoded(data, message.context.syntax, association.where))
+    except DcmtoolsError as one:
+        problem, code = one, _PROCESSING_FAILURE if isinstance(one, BadData) else _NO_ROOM
     kept = ("AffectedSOPClassUID", "AffectedSOPInstanceUID", "EventTypeID")
     rsp = {key: message.command[key] for key in kept if message.command.get(key)}
     rsp |= {"CommandField": commands.N_EVENT_REPORT_RSP, "Status": code}
     association.send(message.context, {**rsp, "MessageIDBeingRespondedTo": message.command.get("MessageID") or 0})
+    return problem
 
 
-def _decoded(data: bytes, syntax: str) -> Report:
+def _decoded(data: bytes, syntax: str, where: str) -> Report:
     """The report in these bytes; BadData when it cannot be read."""
     whole_pydicom()
     from pydicom.filereader import read_dataset
@@ -85,7 +87,8 @@ def _decoded(data: bytes, syntax: str) -> Report:
                 results[str(one.ReferencedSOPInstanceUID)] = int(one.get("FailureReason") or _PROCESSING_FAILURE)
             return Report(str(found.TransactionUID), results)
     except Exception as problem:
-        raise BadData("a report of storage commitment that cannot be read") from problem
+        reason = f"{where} sent a report of storage commitment that cannot be read"
+        raise BadData(reason, "see its log", cause="unreadable") from problem
 
 
 def _words(code: int) -> dict[str, str]:

@@ -147,11 +147,14 @@ class Crew:
     @property
     def is_well(self) -> bool:
         """Whether every worker gave a sign of life of late; DcmtoolsError when nobody is there to hear it."""
+        self._check()
+        now = time.monotonic()
+        return all(now - one.heard < _SILENCE for one in list(self._workers.values()))
+
+    def _check(self) -> None:
         if self._defect:
             reason = f"{type(self._defect).__name__} while workers were attended to"
             raise DcmtoolsError(reason, "start it again, and report this") from self._defect
-        now = time.monotonic()
-        return all(now - one.heard < _SILENCE for one in list(self._workers.values()))
 
     def listening(self) -> Record:
         """The event that says where we can be reached, and how many workers there are."""
@@ -189,7 +192,9 @@ class Crew:
         try:
             work()
         except Exception as problem:  # noqa: BLE001 - the door of a thread
-            self._defect = problem
+            with self._news:
+                self._defect = problem
+                self._news.notify_all()
 
     # Workers
 
@@ -324,7 +329,8 @@ class Crew:
             return len(self._workers) == self.size and all(one.is_ready for one in list(self._workers.values()))
 
         with self._news:
-            self._news.wait_for(lambda: self._hindrance or all_are_ready(), _START)
+            self._news.wait_for(lambda: self._defect or self._hindrance or all_are_ready(), _START)
+            self._check()
             if not all_are_ready():
                 reason = self._hindrance or f"the workers were not ready within {_START:g} s"
                 raise TryLater(reason, "see what it said before", cause="no-start")

@@ -195,7 +195,7 @@ class Listener:
                 association.busy = True
                 if message.field != commands.C_STORE_RQ:  # whose answers may wait for one another
                     self._receiver.settle(association)
-                self._handlers.get(message.field, _unrecognized)(association, message)
+                self._handlers.get(message.field, unrecognized)(association, message)
                 association.busy = False
         finally:
             self._receiver.end(association)
@@ -223,7 +223,8 @@ class Listener:
 
     def _take_report(self, association: Association, message: Message) -> None:
         """Takes a report of storage commitment for whoever waits for it, and tells of it."""
-        take(association, message, partial(self._keep, association.theirs.calling))
+        if problem := take(association, message, partial(self._keep, association.theirs.calling)):
+            self._notice(problem)
 
     def _keep(self, node: str, report: Report) -> None:
         record = report.record(node)
@@ -380,7 +381,7 @@ def echo(association: Association, message: Message) -> None:
     association.send(message.context, {**_response(message, status.SUCCESS), "AffectedSOPClassUID": VERIFICATION})
 
 
-def _unrecognized(association: Association, message: Message) -> None:
+def unrecognized(association: Association, message: Message) -> None:
     """Answers a request for a service that is not offered here (PS3.7 C.5.23)."""
     if message.field & _RESPONSE:
         raise ProtocolError(f"{association.where} sent a response to nothing", "its DICOM implementation is broken")

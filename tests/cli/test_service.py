@@ -34,11 +34,12 @@ def test_it_starts_receives_and_stops(archive: Path, dcmtools: RunDcmtools, tool
     port = first(begun)["port"]
     sent = tool("storescu", "127.0.0.1", port, *write_series(tmp_path / "in", 3))
     status = dcmtools("listen", "status", "--archive", "archive")
+    planned = dcmtools("listen", "stop", "--archive", "archive", "--dry-run")
     stopped = dcmtools("listen", "stop", "--archive", "archive")
     after = dcmtools("listen", "status", "--archive", "archive")
 
     assert (before.returncode, begun.returncode, sent.returncode) == (69, 0, 0), begun.stderr
-    assert (status.returncode, stopped.returncode, after.returncode) == (0, 0, 69)
+    assert (status.returncode, planned.returncode, stopped.returncode, after.returncode) == (0, 2, 0, 69)
     assert first(status)["ae_title"] == "OURS"
     assert first(status)["pid"] == first(begun)["pid"] == first(stopped)["pid"]
     assert first(stopped)["event"] == "stopped"
