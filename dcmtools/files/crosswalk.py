@@ -45,8 +45,12 @@ class Crosswalk:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError as one:
+            raise from_os(one, "writing the crosswalk", self.path) from one
+        finally:
+            os.close(self._descriptor)
 
     def __call__(self, item: Taken | NotTaken | Record, record: Record) -> None:
         """Adds what is new in a result."""

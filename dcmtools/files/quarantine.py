@@ -19,7 +19,7 @@ from dcmtools.disk.atomic import (
     make_folders,
 )
 from dcmtools.disk.lock import Lock
-from dcmtools.disk.part10 import same_data_set
+from dcmtools.files.referencing import holds_same
 from dcmtools.model.errors import CannotCreate, Refused, UsageError, from_os
 from dcmtools.model.layout import parse_layout
 from dcmtools.model.record import Record, path_keys
@@ -77,7 +77,7 @@ class Quarantine:
         try:
             link_new(staged, final)
         except FileExistsError:
-            if not same_data_set(os.path.realpath(staged), final):
+            if not holds_same(staged, final):
                 reason = f"{final} is there already, with other content"
                 raise CannotCreate(
                     reason, "look at it, and move it away", cause="conflict", **path_keys(final)

@@ -53,18 +53,21 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        except OSError as one:
+            raise from_os(one, "writing the report", self.path) from one
 
     def __call__(self, item: Taken | NotTaken | Record, record: Record) -> None:
         """Adds the line of a result."""
         path = path_of(item) if isinstance(item, dict) else item.job.path
         line: Record = {"type": "instance", "source": self._key.digest("PATH", os.fspath(path or "")).hex()[:32]}
         if record.get("type") == "error":
-            problem = item.problem.cause if isinstance(item, NotTaken) else record.get("cause")
-            state = "quarantined" if "quarantine" in record else "refused" if problem in _REFUSALS else "failed"
-            self._add({**line, "state": state, "cause": problem})
+            cause = record.get("cause")
+            state = "quarantined" if "quarantine" in record else "refused" if cause in _REFUSALS else "failed"
+            self._add({**line, "state": state, "cause": cause})
             return
         line |= {"SOPInstanceUID": record.get("SOPInstanceUID"), "state": record.get("state")}
         if isinstance(item, Taken) and item.outcome:

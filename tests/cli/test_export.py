@@ -456,8 +456,22 @@ class TestQuarantine:
         done = dcmtools(*self.CALL, "--quarantine", "review", "--clean-pixel-data", "rules.json")
 
         assert {one["cause"] for one in records(done.stdout, "error")} == {"burned-in"}
-        assert len(tree(tmp_path / "review")) == 4
+        held = list((tmp_path / "review").rglob("*.dcm"))
+        assert len(held) == len(tree(tmp_path / "review")) == 4
+        assert {pydicom.dcmread(path).PatientIdentityRemoved for path in held} == {"NO"}
         assert not tree(tmp_path / "out")
+
+    def test_what_somebody_else_put_at_a_name_is_an_error_and_stays(
+        self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path
+    ) -> None:
+        dcmtools(*self.CALL, "--quarantine", "review")
+        taken = min((tmp_path / "review").rglob("*.dcm"))
+        taken.write_bytes(b"no instance")
+
+        again = dcmtools(*self.CALL, "--quarantine", "review")
+
+        assert sorted(one["cause"] for one in records(again.stdout, "error")) == ["burned-in", "conflict"]
+        assert taken.read_bytes() == b"no instance"
 
     def test_folder_of_review_is_apart_private_and_named(
         self, mixed: Path, dcmtools: RunDcmtools, tmp_path: Path
@@ -541,9 +555,10 @@ class TestDryRun:
         for name in ("JPGLosslessP14SV1_1s_1f_8b.dcm", "US1_J2KR.dcm", "SC_rgb_dcmtk_ebcr_dcmd.dcm"):
             (tmp_path / "in" / name).write_bytes((data / "odd" / name).read_bytes())
         broken = (data / "odd" / "JPGLosslessP14SV1_1s_1f_8b.dcm").read_bytes()
-        scan = broken.rindex(b"\xff\xda")
+        table = broken.rindex(b"\xff\xc4", 0, broken.rindex(b"\xff\xda"))  # of the codes, which becomes a comment
+        name = pydicom.dcmread(data / "odd" / "JPGLosslessP14SV1_1s_1f_8b.dcm").SOPInstanceUID.encode()
         (tmp_path / "in" / "broken.dcm").write_bytes(
-            broken[: scan + 20].replace(b".1.1", b".1.2") + bytes(len(broken) - scan - 28) + broken[-8:]
+            (broken[:table] + b"\xff\xfe" + broken[table + 2 :]).replace(name, name[:-1] + b"9")
         )
         (tmp_path / "rules.json").write_text(json.dumps([{"regions": [[0, 0, 10, 10]]}]))
         call = ("export", "out", "in", "--anonymize", "--key-file", key, "--clean-pixel-data", "rules.json")
@@ -551,6 +566,8 @@ class TestDryRun:
         plan, done = dcmtools(*call, "--dry-run"), dcmtools(*call)
 
         assert outcomes(plan.stdout) == outcomes(done.stdout)
+        assert len(records(done.stdout, "instance")) == 3
+        assert [one["cause"] for one in records(done.stdout, "error")] == ["burned-in"]
 
 
 class TestMedia:

@@ -234,9 +234,9 @@ class Identity:
         """Whether a date or an identifier stands there with other signs between its parts, or full-width letters do."""
         if not low.isascii() and any(mark in low for mark in MARKS):
             plain = _plain(low.decode("utf-8", "replace")).lower().encode("utf-8", "replace")
-            if _has(plain, self._needles):
+            if _has(plain, self._needles, lenient=lenient):
                 return True
-        if b"\x1b" in low and _has(_ESCAPE.sub(b"", low), self._needles):
+        if b"\x1b" in low and _has(_ESCAPE.sub(b"", low), self._needles, lenient=lenient):
             return True
         if not self.loose:
             return False

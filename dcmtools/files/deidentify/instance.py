@@ -144,7 +144,7 @@ class Deidentifier:
                 instance = _read(file, stack)
             subject, known = self._subject(instance)
             allowed = blindly or self._settings.burned_in == "allow"
-            flags = "CLEANED" if rule else self._flags(instance, allowed=allowed)
+            flags = "CLEANED" if rule else "NO" if blindly else self._flags(instance, allowed=allowed)
             done, identity = self._spliced(instance, subject, flags)
             if done.has_overlay_in_pixels and flags == "YES":
                 flags = "NO"

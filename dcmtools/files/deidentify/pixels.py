@@ -7,7 +7,6 @@ from dcmtools.disk.dataset import Encoding
 from dcmtools.disk.values import Element
 
 MODALITY, IMAGE_TYPE, CONVERSION, BURNED_IN = 0x00080060, 0x00080008, 0x00080064, 0x00280301
-RECOGNIZABLE = 0x00280302
 PIXEL_DATA = 0x7FE00010
 _BITS_OF_FLOATS: Mapping[int, int] = {0x7FE00008: 32, 0x7FE00009: 64}  # (Double) Float Pixel Data
 

@@ -617,7 +617,7 @@ class Splicer:
         letter = action(concept, profile.columns)
         moods: dict[str, Mood] = {"K": "told", "D": "veiled"}
         mood = moods.get(letter, "clean")
-        return self._rules.place(place.parent, mood, explicit=place.explicit), letter == "X"
+        return self._rules.place(place.parent, mood, self._depth, explicit=place.explicit), letter == "X"
 
     def _head_at(self, pos: int, place: Place) -> tuple[int, int, int, bytes]:
         """The tag of an element, where its value begins, how long it is, and its VR as it is written."""

@@ -8,7 +8,6 @@ from importlib.resources import files
 from types import MappingProxyType
 
 EDITION = "2024b"
-PRIVATE, CURVES, OVERLAY_DATA, OVERLAY_COMMENTS = "(odd,xxxx)", "(50xx,xxxx)", "(60xx,3000)", "(60xx,4000)"
 
 _COLUMNS = ("UID", "DEV", "INS", "PAT", "FUL", "MOD", "DES", "STR", "GRA", "PRI")
 _UID_PREFIX = "1.2.840.10008.5.1.4.1.1."
