@@ -241,9 +241,11 @@ def test_with_few_descriptors_what_waits_leaves_enough_for_all(tmp_path: Path, e
                     association.send(context, told, data)
                 return [association.receive(20).command["Status"] for _ in range(32)]
 
-        with ThreadPoolExecutor(8) as threads:
-            statuses = list(threads.map(send_all, range(1, 9)))
-        process.terminate()
-        reader.join()
+        try:
+            with ThreadPoolExecutor(8) as threads:
+                statuses = list(threads.map(send_all, range(1, 9)))
+        finally:
+            process.terminate()
+            reader.join()
 
     assert statuses == [[0] * 32] * 8

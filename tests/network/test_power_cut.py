@@ -1,7 +1,6 @@
 """What the kernel is asked for before a sender hears of success: the order that a power cut does not break."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,11 +37,9 @@ def in_order(wanted: Sequence[str], calls: Sequence[str]) -> bool:
 
 
 @pytest.fixture
-def traced(tmp_path: Path) -> Sequence[str]:
+def traced(tmp_path: Path, peers: None) -> Sequence[str]:
     """The words that have the system calls of a command written to `trace`."""
     words = ("strace", "-f", "-y", "-qq", "-s", "64", "-e", f"trace={CALLS}", "-o", str(tmp_path / "trace"))
-    if not shutil.which("strace"):
-        pytest.skip("needs strace")
     if subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine lets nobody trace")
     return words

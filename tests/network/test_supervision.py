@@ -65,12 +65,15 @@ def test_a_socket_that_was_opened_for_it_is_the_one_it_listens_on_and_outlives_i
         for _ in range(2):
             # Who comes before the start, or between two of them, is not refused but served.
             with client_that_waits(port), start_with(opened, environment, tmp_path, *options) as process:
-                assert process.stdout
-                ports.append(json.loads(process.stdout.readline())["port"])
-                with client(port) as association:
-                    verify(association)
-                process.terminate()
-                codes.append(process.wait(30))
+                try:
+                    assert process.stdout
+                    ports.append(json.loads(process.stdout.readline())["port"])
+                    with client(port) as association:
+                        verify(association)
+                    process.terminate()
+                    codes.append(process.wait(30))
+                finally:
+                    process.kill()
 
     assert ports == [port, port]
     assert codes == [0, 0]

@@ -21,7 +21,13 @@ import pytest
 from tests.waiting import is_listening, wait_until
 
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])  # Debian's Orthanc is in /usr/sbin
-PROGRAMS = {"storescp": "dcmtk", "Orthanc": "orthanc", "gdcmscanner": "libgdcm-tools"}
+PROGRAMS = {
+    "storescp": "dcmtk",
+    "Orthanc": "orthanc",
+    "gdcmscanner": "libgdcm-tools",
+    "dciodvfy": "dicom3tools",
+    "strace": "strace",
+}
 # DCMTK leaves Nagle's algorithm on, which costs 44 ms a message; a test that is about that says environment={}.
 QUICK = {"TCP_NODELAY": "1"}
 

@@ -731,13 +731,11 @@ def test_identity_is_cleaned_with_signs_within_a_word_and_less_its_letters(vr: s
     assert pydicom.dcmread(tmp_path / "target.dcm").Manufacturer == "REMOVED"
 
 
-@pytest.mark.parametrize("text", ["instead of", "smart in", "ste ad", "s tead", "INSTEADY", "20110923", "image 012345"])
+@pytest.mark.parametrize("text", ["smart in", "ste ad", "s tead", "20110923", "image 012345"])
 def test_words_and_numbers_that_only_look_like_identity_stay(text: str, tmp_path: Path) -> None:
     writer = Writer()
     parts = [writer.element(0x00100010, "PN", b"Martin^Stead"), writer.element(0x00100020, "LO", b"S-20110923")]
     parts += [writer.element(0x00080070, "LO", text.encode())]
-    if "instead" in text.lower():  # which has the whole of the name
-        parts[0] = writer.element(0x00100010, "PN", b"Martin^Zwenti")
 
     result = run(tmp_path, *parts)
 

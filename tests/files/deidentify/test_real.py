@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from shutil import which
 
 import dcm2niix  # type: ignore[import-untyped]
 import nibabel as nib
@@ -103,8 +102,7 @@ def test_odd_files_are_done_or_refused_and_never_break_the_engine(data: Path, tm
     assert set(causes) <= {"done", "bad-uid", "not-dicom", "truncated", "bad-length", "burned-in"}, causes
 
 
-@pytest.mark.skipif(not (which("dcmdump") and which("gdcmdump")), reason="needs DCMTK and GDCM")
-def test_other_tools_read_the_result(data: Path, tmp_path: Path) -> None:
+def test_other_tools_read_the_result(peers: None, data: Path, tmp_path: Path) -> None:
     engine = Deidentifier(Key(b"k" * 32), Settings(Profile()))
     sources = [
         next(path for path in sorted(folder.rglob("*")) if path.is_file())
@@ -138,8 +136,7 @@ def _errors(path: Path) -> Counter[str]:
     return Counter(line for line in said if line.startswith("Error"))
 
 
-@pytest.mark.skipif(not which("dciodvfy"), reason="needs dicom3tools")
-def test_result_has_no_error_that_the_source_has_not(data: Path, tmp_path: Path) -> None:
+def test_result_has_no_error_that_the_source_has_not(peers: None, data: Path, tmp_path: Path) -> None:
     engines = [Deidentifier(Key(b"k" * 32), Settings(profile, burned_in="allow")) for profile in (Profile(), ALL)]
     sources = [*_one_of_each_series(data), *sorted((data / "odd").iterdir())]
     new: Counter[str] = Counter()
