@@ -25,12 +25,12 @@ from dcmtools.disk.atomic import (
 from dcmtools.disk.index import Index
 from dcmtools.disk.lock import Lock
 from dcmtools.disk.parallel import Lost, each
-from dcmtools.disk.part10 import same_data_set
 from dcmtools.disk.tree import INDEX_NAME
 from dcmtools.files.deidentify.instance import Settings
 from dcmtools.files.deidentify.pseudonyms import Key
 from dcmtools.files.media_layout import MediaLayout
 from dcmtools.files.quarantine import Quarantine
+from dcmtools.files.referencing import Stop, holds_same, never, until
 from dcmtools.files.taking_out import How, Job, Mark, NotTaken, Taken, TakeOut
 from dcmtools.files.zipping import zip_folder
 from dcmtools.model.errors import BadData, CannotCreate, DcmtoolsError, IOFailure, Refused, UsageError, from_os
@@ -49,7 +49,6 @@ _NO_INSTANCE = frozenset({"not-dicom", "dicomdir"})
 # Files that go to a process together, and how many such chunks wait for each: none idles while a batch gets its names.
 _CHUNK, _AHEAD = 32, 32
 
-Stop = Callable[[], bool]
 # Hears what came of an instance, or its record in the input when it was there already, and the record that comes out.
 Result = Taken | NotTaken | Record
 Listener = Callable[[Result, Record], None]
@@ -70,10 +69,6 @@ class ExportOptions:
     quarantine: Path | None = None  # where what may show identity in its pixels is kept, when it is to be kept
 
 
-def _never() -> bool:
-    return False
-
-
 def _nothing(item: Result, record: Record) -> None:
     """Nobody listens."""
 
@@ -83,7 +78,7 @@ def export(
     out: Path,
     options: ExportOptions | None = None,
     *,
-    stop: Stop = _never,
+    stop: Stop = never,
     told: Listener = _nothing,
 ) -> Iterator[Record]:
     """A record for each instance of the stream, in its order, when its file is durable and in the index of `out`.
@@ -111,7 +106,7 @@ def export(
 
 
 def export_zip(
-    stream: Iterable[Record], out: Path, options: ExportOptions, *, stop: Stop = _never, told: Listener = _nothing
+    stream: Iterable[Record], out: Path, options: ExportOptions, *, stop: Stop = never, told: Listener = _nothing
 ) -> Iterator[Record]:
     """As `export`, into a zip file: records come when it is whole, with the name within it as `member`.
 
@@ -217,7 +212,7 @@ class _Target:
         What lies in the output is no source: it is passed over where it was only found, and else an error.
         """
         number = 0
-        for record in _until(stop, stream):
+        for record in until(stop, stream):
             path = name_of(record)
             if type_of(record) == "error":
                 passing.setdefault(number, []).append(record)
@@ -278,7 +273,7 @@ class _Target:
             try:
                 link_new(item.staged, final)
             except FileExistsError:
-                if _same(item.staged, final):
+                if holds_same(item.staged, final):
                     os.unlink(item.staged)
                     return final, "present"
                 continue
@@ -293,10 +288,10 @@ class _Target:
         if planned != uid:
             return "taken"
         if source != item.job.path:
-            return "present" if _same(item.job.path, source) else "taken"
+            return "present" if holds_same(item.job.path, source) else "taken"
         if not os.path.lexists(final):
             return item.state
-        return "present" if item.outcome or _same(item.job.path, final) else "taken"
+        return "present" if item.outcome or holds_same(item.job.path, final) else "taken"
 
     def _make(self, folder: str) -> None:
         if folder in self._folders:
@@ -400,25 +395,11 @@ def _same_state(one: Record, other: Record) -> bool:
     return (one.get("size"), one.get("mtime_ns")) == (other.get("size"), other.get("mtime_ns"))
 
 
-def _same(one: str, other: str) -> bool:
-    try:
-        return same_data_set(os.path.realpath(one), other)
-    except BadData:
-        return False
-
-
 def _shown(record: Record) -> Record:
     """A record as it comes out: what only the index needs stays there."""
     shown = record.copy()
     shown.pop("made_from", None)
     return shown
-
-
-def _until(stop: Stop, items: Iterable[Record]) -> Iterator[Record]:
-    for item in items:
-        if stop():
-            return
-        yield item
 
 
 def files_in(paths: Iterable[Path | str]) -> Iterator[Record]:

@@ -127,7 +127,7 @@ def shown(path: Path) -> str:
     return str(path_keys(path)["path"])
 
 
-def holds_same(one: Path, other: Path) -> bool:
+def holds_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
     """Whether two files hold the same data set; one that is damaged, or a link in the second place, holds none."""
     try:
         return same_data_set(os.path.realpath(one), other)

@@ -294,10 +294,7 @@ class Deidentifier:
             actions=dict(done.counts),
             cleaned=tuple(dict.fromkeys(done.cleaned)),
             spoiled=tuple(dict.fromkeys(done.spoiled)),
-            codes=(
-                *(code for code in profile.codes if flags != "NO" or code != "113100"),
-                *(("113101",) if flags == "CLEANED" else ()),
-            ),
+            codes=profile.codes_of(flags),
         )
 
     def _checked(self, instance: _Source, done: Spliced) -> DataSet:

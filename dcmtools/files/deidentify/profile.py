@@ -114,6 +114,11 @@ class Profile:
         basic = () if self.weakened else ("113100",)
         return (*basic, *sorted(of_columns[column] for column in self.columns))
 
+    def codes_of(self, flags: str) -> tuple[str, ...]:
+        """The codes for one instance, by what is known of its pixels: YES (no identity), CLEANED, or NO."""
+        cleaned = ("113101",) if flags == "CLEANED" else ()
+        return tuple(sorted(code for code in (*self.codes, *cleaned) if flags != "NO" or code != "113100"))
+
     @cached_property
     def weakened(self) -> bool:
         """Whether the user keeps or sets something that the Basic Profile protects."""

@@ -705,16 +705,11 @@ class Splicer:
         return statement
 
     def _new_statement(self) -> tuple[bytes, list[bytes]]:
-        profile = self._rules.profile
         earlier = [one for one in self._methods.split(b"\\") if one]
         methods = [one for one in earlier if not self._is_identity(one, "LO")]
         methods += [method for method in [METHOD.encode()] if method not in methods]
-        codes = [
-            code
-            for code in (*profile.codes, *(["113101"] if self._flags == "CLEANED" else []))
-            if self._flags != "NO" or code != "113100"
-        ]
-        items = [self._code_item(code) for code in sorted(codes) if code.encode() not in self._codes]
+        codes = self._rules.profile.codes_of(self._flags)
+        items = [self._code_item(code) for code in codes if code.encode() not in self._codes]
         mine = b"".join(items)
         explicit = self._rules.encoding.explicit
         statement = (
