@@ -186,6 +186,19 @@ def test_a_port_that_another_program_holds_is_named_when_no_report_comes() -> No
     assert f"port {local.port} is held by another program" in record["reason"]
 
 
+def test_a_node_that_answers_twice_fails_its_instances_and_nothing_else(free_port: Callable[[], int]) -> None:
+    def once_more(association: Association, _asked: Dataset) -> None:
+        rsp = {"CommandField": command.N_ACTION_RSP, "MessageIDBeingRespondedTo": 1, "Status": 0}
+        association.send(association.require(COMMITMENT, "commitment"), rsp)
+
+    with archive(once_more) as (acceptor, _):
+        records = list(committed(sent(2), node(acceptor.port), Local(port=free_port()), seconds=0.5))
+
+    assert states(records) == ["failed", "failed"]
+    assert {record["cause"] for record in records} == {"no-report"}
+    assert {record["exit_code"] for record in records} == {75}
+
+
 def test_what_left_under_another_uid_is_committed_under_that(free_port: Callable[[], int]) -> None:
     def report(association: Association, asked: Dataset) -> None:
         send_report(association, report_of(asked, {}))
